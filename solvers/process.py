@@ -1,0 +1,145 @@
+"""The reverse process: one network, one SDE. The only place where a network is called; every call is counted.
+
+Score, noise, denoised and velocity are affine in one another. Writing each prediction y through score = A x + B y,
+
+    score:     A = 0             B = 1
+    noise:     A = 0             B = -1 / sigma
+    denoised:  A = -1 / sigma^2  B = alpha / sigma^2
+    velocity:  A = 2 f / g^2     B = -2 / g^2           (probability-flow drift  f x - g^2 score / 2)
+
+a prediction y is turned into another one by  y' = ((A - A') x + B y) / B'.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from solvers.errors import unknown_name
+from solvers.sde import ForwardSDE, Time, expand
+
+Parametrisation = Literal["score", "noise", "denoised", "velocity"]
+PARAMETRISATIONS: tuple[Parametrisation, ...] = get_args(Parametrisation)
+
+Network = Callable[[Tensor, Tensor], Tensor]
+"""``network(x, t)``: x (n, ...), t (n,) in x's dtype and on its device; returns the prediction, shape of x."""
+
+
+@dataclass
+class Evaluations:
+    """What a solve cost, counted at the network.
+
+    Attributes:
+        calls: forward passes, whatever their batch.
+        rows: evaluations summed over the samples.
+        derivative_passes: forward-mode derivative passes.
+    """
+
+    calls: int = 0
+    rows: int = 0
+    derivative_passes: int = 0
+
+
+class ReverseProcess:
+    """A network under an SDE: ``score | noise | denoised | velocity (x, t)``, each one evaluation a sample.
+
+    Args:
+        sde: the forward process.
+        network: the model, see :data:`Network`.
+        parametrisation: what the network predicts.
+
+    Raises:
+        UsageError: the parametrisation is unknown.
+    """
+
+    def __init__(self, sde: ForwardSDE, network: Network, parametrisation: Parametrisation = "score") -> None:
+        if parametrisation not in PARAMETRISATIONS:
+            raise unknown_name("ReverseProcess", "parametrisation", parametrisation, PARAMETRISATIONS)
+        self.sde = sde
+        self.network = network
+        self.parametrisation = parametrisation
+        self.evaluations = Evaluations()
+
+    def score(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """grad log p_t(x); x (n, ...), t a number or (n,)."""
+        return self._predict("score", x, t)
+
+    def noise(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """E[(x_t - alpha x_0)/sigma | x_t] = -sigma score."""
+        return self._predict("noise", x, t)
+
+    def denoised(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """E[x_0 | x_t] = (x + sigma^2 score) / alpha (Tweedie)."""
+        return self._predict("denoised", x, t)
+
+    def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """Probability-flow drift f x - g^2 score / 2."""
+        return self._predict("velocity", x, t)
+
+    def score_and_divergence(self, x: Tensor, t: float | Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
+        """Score and Hutchinson's estimate of its divergence from one pass of the network.
+
+        div score ~ mean_k  v_k . (d score/dx) v_k, in forward mode.
+
+        Args:
+            x: states (n, ...).
+            t: time.
+            probes: v, shape (k, n, ...), with E[v v^T] = I; sqrt(D) times the D unit vectors give the exact divergence.
+
+        Returns:
+            Score, shape of x, and divergence (n,).
+        """
+        times = self._times(x, t)
+
+        def pass_with(v: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.func.jvp(lambda z: self.network(z, times), (x,), (v,))
+
+        if len(probes) == 1:
+            raw, tangents = pass_with(probes[0])
+            tangents = tangents[None]
+        else:
+            raws, tangents = torch.func.vmap(pass_with)(probes)
+            raw = raws[0]
+        self.evaluations.calls += 1
+        self.evaluations.rows += len(x)
+        self.evaluations.derivative_passes += len(probes)
+        a, b = self._affine(self.parametrisation, t)
+        quadratic = (probes * tangents).flatten(2).sum(2).mean(0)
+        square = probes.square().flatten(2).sum(2).mean(0)
+        return expand(a, x) * x + expand(b, x) * raw, expand(a, square) * square + expand(b, quadratic) * quadratic
+
+    def _times(self, x: Tensor, t: float | Tensor) -> Tensor:
+        if isinstance(t, Tensor):
+            return t.to(x.dtype)
+        return torch.full((x.shape[0],), t, dtype=x.dtype, device=x.device)
+
+    def _evaluate(self, x: Tensor, t: float | Tensor) -> Tensor:
+        self.evaluations.calls += 1
+        self.evaluations.rows += x.shape[0]
+        return self.network(x, self._times(x, t))
+
+    def _affine(self, kind: Parametrisation, t: Time) -> tuple[Any, Any]:
+        """(A, B) with score = A x + B prediction."""
+        if kind == "score":
+            return 0.0, 1.0
+        sde = self.sde
+        if kind == "velocity":
+            b = -2 / sde.diffusion_squared(t)
+            return -b * sde.drift_coefficient(t), b
+        sigma = sde.sigma(t)
+        if kind == "noise":
+            return 0.0, -1 / sigma
+        return -1 / sigma**2, sde.alpha(t) / sigma**2
+
+    def _predict(self, kind: Parametrisation, x: Tensor, t: float | Tensor) -> Tensor:
+        raw = self._evaluate(x, t)
+        if kind == self.parametrisation:
+            return raw
+        a, b = self._affine(self.parametrisation, t)
+        a_new, b_new = self._affine(kind, t)
+        scaled = raw * expand(b / b_new, x)
+        if a is a_new:
+            return scaled
+        return scaled + x * expand((a - a_new) / b_new, x)
