@@ -112,6 +112,15 @@ class ForwardSDE(ABC):
         """Mean and standard deviation of x_t given x_0."""
         return expand(self.alpha(t), x_0) * x_0, expand(self.sigma(t), x_0)
 
+    def transition(self, t: Time, s: Time) -> tuple[Time, Time]:
+        """Scale a and variance b^2 of the kernel x_t | x_s ~ N(a x_s, b^2 I), s < t.
+
+        a = alpha(t)/alpha(s),  b^2 = sigma(t)^2 - a^2 sigma(s)^2, written so that nothing cancels for close times.
+        """
+        log_ratio = self.lam(t) - self.lam(s)
+        variance: Time = -(self.sigma(t) ** 2) * _lib(log_ratio).expm1(2 * log_ratio)
+        return self.alpha(t) / self.alpha(s), variance
+
     @property
     def prior_std(self) -> float:
         """Standard deviation of the prior N(0, prior_std^2 I)."""

@@ -1,0 +1,107 @@
+"""Log-density along the probability-flow ODE, by any ODE solver of the registry.
+
+With x~ = x / alpha and tau = sigma / alpha the flow is dx~/dtau = noise(x, t), so the log-determinant of the map x~ obeys
+dl/dtau = div_x~ noise = alpha div_x noise = -alpha sigma div score. Carried as one more coordinate y = alpha l it has the
+flow's own form, with the score alpha div score:
+
+    dy/dt = f y - g^2/2 (alpha div score).
+
+A solver that only knows ``score | noise | denoised | velocity`` therefore integrates state and log-determinant together,
+exponential multistep methods and adaptive ones included, each at its own order. For t from t_min up to t_max
+
+    log p(x_tmin) = log p_prior(x_tmax) + D log(alpha(t_max)/alpha(t_min)) + y(t_max)/alpha(t_max).
+
+References: Chen et al. 2018, arXiv:1806.07366; Grathwohl et al. 2019, arXiv:1810.01367 (Hutchinson's estimator, one probe
+for the whole solve); Song et al. 2021, arXiv:2011.13456, sec. 4.3.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from solvers.errors import UsageError
+from solvers.process import ReverseProcess
+from solvers.solver import Solver, integrate
+
+LogDensity = Callable[[Tensor], Tensor]
+
+
+class LogDetProcess(ReverseProcess):
+    """The process of the pair (x, y), flattened to (n, D + 1); see the module's text.
+
+    Args:
+        process: the process of x; its evaluations are counted there.
+        shape: shape of one sample of x.
+        probes: (k, n, ...) as in :meth:`ReverseProcess.score_and_divergence`.
+    """
+
+    def __init__(self, process: ReverseProcess, shape: torch.Size, probes: Tensor) -> None:
+        super().__init__(process.sde, process.network, "score")
+        self.evaluations = process.evaluations
+        self._inner = process
+        self._shape = shape
+        self._probes = probes
+
+    def _evaluate(self, x: Tensor, t: float | Tensor) -> Tensor:
+        state = x[:, :-1].reshape(-1, *self._shape)
+        score, divergence = self._inner.score_and_divergence(state, t, self._probes)
+        return torch.cat([score.flatten(1), (self.sde.alpha(t) * divergence)[:, None].to(x.dtype)], 1)
+
+
+def rademacher(unit: Tensor) -> Tensor:
+    """One probe with entries -1 or 1 of unit normals (n, ...); shape (1, n, ...)."""
+    return torch.where(unit < 0, -1.0, 1.0).to(unit.dtype)[None]
+
+
+def exact_probes(x: Tensor) -> Tensor:
+    """The D probes sqrt(D) e_i, shape (D, n, ...), which make the divergence exact: for low dimension."""
+    dim = x[0].numel()
+    basis = math.sqrt(dim) * torch.eye(dim, dtype=x.dtype, device=x.device)
+    return basis.reshape(dim, 1, *x.shape[1:]).expand(dim, *x.shape)
+
+
+def log_density(
+    solver: Solver,
+    process: ReverseProcess,
+    x: Tensor,
+    ts: Tensor,
+    probes: Tensor,
+    terminal: LogDensity | None = None,
+) -> Tensor:
+    """log p(x) of the flow's density at ts[0], in nats, shape (n,).
+
+    Args:
+        solver: an ODE solver.
+        process: network and SDE; its evaluations are counted, a derivative pass for each probe.
+        x: data (n, ...), taken as states at ts[0].
+        ts: increasing grid, from t_min_likelihood to t_max.
+        probes: :func:`rademacher` or :func:`exact_probes`.
+        terminal: log-density at ts[-1]; the prior's unless given.
+
+    Raises:
+        UsageError: the solver is stochastic, or the grid decreases.
+    """
+    if solver.stochastic:
+        raise UsageError("log_density", "likelihood needs an ODE solver", solver.key, "Take e.g. 'heun'")
+    if float(ts[0]) > float(ts[-1]):
+        raise UsageError("log_density", "the grid runs from t_min up to t_max", ts.tolist(), "Reverse it")
+    sde = process.sde
+    start, end = float(ts[0]), float(ts[-1])
+    pair = torch.cat([x.flatten(1), x.new_zeros(len(x), 1)], 1)
+    pair = integrate(solver, LogDetProcess(process, x.shape[1:], probes), pair, ts)
+    x_end, log_det = pair[:, :-1].reshape(x.shape), pair[:, -1] / sde.alpha(end)
+    log_det = log_det + x[0].numel() * math.log(sde.alpha(end) / sde.alpha(start))
+    result: Tensor = (terminal or sde.prior_log_prob)(x_end) + log_det
+    return result
+
+
+def bits_per_dim(log_p: Tensor, dim: int, levels: int, scale: float) -> Tensor:
+    """Bits per dimension of discrete data from the log-density (nats) of its dequantised form.
+
+    -log2 p(x)/D - log2(scale) + log2(levels)   for  x = scale v + offset,  v = (k + u)/levels in [0, 1]
+
+    Reference: Theis et al. 2016, arXiv:1511.01844, sec. 3.1.
+    """
+    return -log_p / (dim * math.log(2)) - math.log2(scale) + math.log2(levels)

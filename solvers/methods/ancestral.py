@@ -1,0 +1,43 @@
+"""Ancestral sampling: draws from the posterior of the forward chain."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from solvers.process import ReverseProcess
+from solvers.registry import register
+from solvers.solver import FixedStepSolver
+
+
+@register
+@dataclass(frozen=True)
+class Ancestral(FixedStepSolver):
+    """Ancestral sampling (DDPM): x_s drawn from p(x_s | x_t, x_0 = denoised).
+
+    x_s = (x + b^2 * score(x, t)) / a + b * sigma(s)/sigma(t) * z,   a = alpha(t)/alpha(s),  b^2 = sigma(t)^2 - a^2 sigma(s)^2
+
+    Order 1 in law, 1 evaluation a step. Equals ``ddim`` with eta = 1.
+
+    Reference: Ho et al. 2020, Denoising Diffusion Probabilistic Models, arXiv:2006.11239, alg. 2; Song et al. 2021,
+    arXiv:2011.13456, app. F.
+    """
+
+    family: ClassVar[str] = "reverse SDE"
+    order: ClassVar[int | None] = 1
+    stochastic: ClassVar[bool] = True
+    recommended_grid: ClassVar[str | None] = "uniform"
+    reference: ClassVar[str] = "Ho et al. 2020, arXiv:2006.11239"
+
+    def nfe(self, steps: int) -> int:
+        return steps
+
+    def step(
+        self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any
+    ) -> tuple[Tensor, Any]:
+        sde = process.sde
+        a, b2 = sde.transition(t, s)
+        mean = (x + b2 * process.score(x, t)) / a
+        std = math.sqrt(b2) * sde.sigma(s) / sde.sigma(t)
+        return mean + std / math.sqrt(t - s) * brownian.dw(t, s), state

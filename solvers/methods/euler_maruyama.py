@@ -1,0 +1,39 @@
+"""Euler–Maruyama on the reverse SDE."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from solvers.process import ReverseProcess
+from solvers.registry import register
+from solvers.solver import FixedStepSolver
+
+
+@register
+@dataclass(frozen=True)
+class EulerMaruyama(FixedStepSolver):
+    """Euler–Maruyama on dx = (f x - g^2 score) dt + g dw, time running backwards.
+
+    x_s = x + (s - t) * (f(t) x - g(t)^2 * score(x, t)) + g(t) * dw
+
+    Order 1 in law, 1 evaluation a step.
+
+    Reference: Song et al. 2021, Score-Based Generative Modeling through SDEs, arXiv:2011.13456, eq. 6.
+    """
+
+    family: ClassVar[str] = "reverse SDE"
+    order: ClassVar[int | None] = 1
+    stochastic: ClassVar[bool] = True
+    recommended_grid: ClassVar[str | None] = "uniform"
+    reference: ClassVar[str] = "Song et al. 2021, arXiv:2011.13456"
+
+    def nfe(self, steps: int) -> int:
+        return steps
+
+    def step(
+        self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any
+    ) -> tuple[Tensor, Any]:
+        sde, dt = process.sde, s - t
+        drift = (1 + dt * sde.drift_coefficient(t)) * x - dt * sde.diffusion_squared(t) * process.score(x, t)
+        return drift + sde.diffusion(t) * brownian.dw(t, s), state

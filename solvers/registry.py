@@ -1,0 +1,100 @@
+"""The menu of solvers: one file a solver in ``solvers/methods``, entry points, plug-in files."""
+
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from dataclasses import fields
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, TypeVar
+
+from solvers.errors import UsageError, unknown_name
+from solvers.solver import Solver
+
+S = TypeVar("S", bound=Solver)
+
+_SOLVERS: dict[str, type[Solver]] = {}
+
+
+def register(cls: type[S]) -> type[S]:
+    """Class decorator: put a solver on the menu under the name of its file.
+
+    Raises:
+        UsageError: another class has that name already.
+    """
+    key = cls.__module__.rpartition(".")[2]
+    known = _SOLVERS.get(key)
+    if known is not None and known.__module__ != cls.__module__:
+        raise UsageError("register", f"the name {key!r} is taken by {known.__module__}", cls.__module__, "Rename the file")
+    cls.key = key
+    _SOLVERS[key] = cls
+    return cls
+
+
+@cache
+def _load_all() -> None:
+    from solvers import methods
+
+    for module in pkgutil.iter_modules(methods.__path__):
+        if not module.name.startswith("_"):
+            importlib.import_module(f"{methods.__name__}.{module.name}")
+    for point in entry_points(group="scorebench.solvers"):
+        point.load()
+
+
+def solver_classes() -> dict[str, type[Solver]]:
+    """Every registered solver, by name."""
+    _load_all()
+    return dict(sorted(_SOLVERS.items()))
+
+
+def solver_names() -> list[str]:
+    """Names of the registered solvers."""
+    return list(solver_classes())
+
+
+def get_solver(name: str, **settings: Any) -> Solver:
+    """A solver by name, with its settings.
+
+    Raises:
+        UsageError: no such solver, no such setting, or a value that the solver refuses.
+    """
+    classes = solver_classes()
+    if name not in classes:
+        raise unknown_name("get_solver", "solver", name, classes)
+    known = [f.name for f in fields(classes[name])]
+    for key in settings:
+        if key not in known:
+            if not known:
+                raise UsageError("get_solver", f"{name} has no settings", key, "Leave it out")
+            raise unknown_name("get_solver", f"setting of {name}", key, known)
+    return classes[name](**settings)
+
+
+def load_plugin(path: str | Path) -> None:
+    """Import a solver from a file outside the project; its name is the file's.
+
+    Raises:
+        UsageError: there is no such file, it does not import, or it registers nothing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError("load_plugin", "a plug-in is a Python file", str(path), "Give its path")
+    _load_all()
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UsageError("load_plugin", "a plug-in's name ends in .py", str(path), "Rename it")
+    module = importlib.util.module_from_spec(spec)
+    before = set(_SOLVERS)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[path.stem]
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError("load_plugin", f"{path} does not import", f"{type(error).__name__}: {error}", "Mend it") from error
+    if set(_SOLVERS) == before and path.stem not in before:
+        raise UsageError("load_plugin", "a plug-in registers a solver", str(path), "Decorate its class with @register")

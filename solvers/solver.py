@@ -1,0 +1,158 @@
+"""Solvers: what they declare, the loop of those with a fixed grid, and ``integrate``."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from solvers.brownian import Brownian, StoppedPath
+from solvers.errors import UsageError, unknown_name
+from solvers.process import ReverseProcess
+
+LastStep = Literal["keep", "mean", "tweedie"]
+LAST_STEPS: tuple[LastStep, ...] = get_args(LastStep)
+
+
+@dataclass(frozen=True)
+class Solver(ABC):
+    """A numerical method; its fields are its settings, its class variables what it declares.
+
+    Attributes:
+        key: name in the registry and on the command line, the name of its file.
+        family: the menu's heading.
+        order: order of convergence of the samples (ODE) or of their law (SDE); None where a bias stays at any step.
+        stochastic: whether it draws noise.
+        adaptive: whether it chooses its own steps, to a tolerance.
+        batch_coupled: whether a sample depends on the others of its batch; it is then never run in chunks.
+        recommended_grid: the grid its authors use, if it has one.
+        reference: the publication.
+    """
+
+    key: ClassVar[str] = ""
+    family: ClassVar[str]
+    order: ClassVar[int | None]
+    stochastic: ClassVar[bool]
+    adaptive: ClassVar[bool] = False
+    batch_coupled: ClassVar[bool] = False
+    recommended_grid: ClassVar[str | None] = None
+    reference: ClassVar[str]
+
+    @abstractmethod
+    def solve(self, process: ReverseProcess, x: Tensor, ts: Tensor, brownian: Brownian | None) -> Tensor:
+        """Carry x (n, ...) from ts[0] to ts[-1]."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+class FixedStepSolver(Solver):
+    """A solver whose steps are given by a grid.
+
+    Attributes:
+        multistep: whether a step uses earlier steps (its state), so that it cannot serve as a predictor.
+    """
+
+    multistep: ClassVar[bool] = False
+
+    @abstractmethod
+    def nfe(self, steps: int) -> int:
+        """Network evaluations a sample in ``steps`` steps."""
+
+    def steps_for(self, nfe: int) -> int:
+        """The most steps within ``nfe`` evaluations.
+
+        Raises:
+            UsageError: not even one step fits.
+        """
+        if self.nfe(1) > nfe:
+            raise UsageError(
+                self.key, f"one step takes {self.nfe(1)} evaluations", nfe, "Give it a larger budget of evaluations"
+            )
+        steps = 1
+        while self.nfe(2 * steps) <= nfe:
+            steps *= 2
+        high = 2 * steps
+        while high - steps > 1:
+            middle = (steps + high) // 2
+            steps, high = (middle, high) if self.nfe(middle) <= nfe else (steps, middle)
+        return steps
+
+    def init(self, process: ReverseProcess, x: Tensor, ts: Tensor) -> Any:
+        """The state handed to the first step, e.g. an empty history; None where there is none."""
+        return None
+
+    @abstractmethod
+    def step(
+        self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any
+    ) -> tuple[Tensor, Any]:
+        """One step from t to s; returns x_s and the new state. Nothing is kept on the solver."""
+
+    def solve(self, process: ReverseProcess, x: Tensor, ts: Tensor, brownian: Brownian | None) -> Tensor:
+        state = self.init(process, x, ts)
+        for t, s in pairwise(ts.tolist()):
+            x, state = self.step(process, x, t, s, brownian, state)
+        return x
+
+
+class AdaptiveSolver(Solver):
+    """A solver that chooses its own steps between the ends of the grid, to the tolerances ``rtol`` and ``atol``."""
+
+    adaptive: ClassVar[bool] = True
+
+
+def integrate(
+    solver: Solver,
+    process: ReverseProcess,
+    x: Tensor,
+    ts: Tensor,
+    brownian: Brownian | None = None,
+    last: LastStep = "keep",
+) -> Tensor:
+    """Carry samples along a grid: the reverse SDE or the probability-flow ODE.
+
+    Args:
+        solver: the method.
+        process: network and SDE; counts the evaluations.
+        x: states at ts[0], shape (n, ...).
+        ts: grid of times, shape (steps + 1,), float64; decreasing, or for ODE solvers increasing.
+        brownian: source of randomness, needed by stochastic solvers.
+        last: ``keep`` the last state, take the last step's ``mean`` (no path increment in it), or follow it by a
+            ``tweedie`` step to t = 0 (one more evaluation, counted).
+
+    Returns:
+        States at ts[-1] (at 0 with ``tweedie``), shape of x.
+
+    Raises:
+        UsageError: the grid is not monotone, runs upwards under an SDE solver, leaves [0, t_max], or noise is missing.
+    """
+    check_grid(solver, process, ts)
+    if last not in LAST_STEPS:
+        raise unknown_name("integrate", "last step", last, LAST_STEPS)
+    if solver.stochastic:
+        if brownian is None:
+            raise UsageError("integrate", f"{solver.key} draws noise", None, "Pass brownian, e.g. a BrownianPath")
+        if last == "mean":
+            brownian = StoppedPath(brownian, float(ts[-2]))
+    with torch.no_grad():
+        x = solver.solve(process, x, ts, brownian)
+        return process.denoised(x, float(ts[-1])) if last == "tweedie" else x
+
+
+def check_grid(solver: Solver, process: ReverseProcess, ts: Tensor) -> None:
+    """Refuse grids that a solver cannot follow, before any evaluation."""
+    times: Iterable[float] = ts.tolist()
+    signs = {(s > t) - (s < t) for t, s in pairwise(times)}
+    if signs not in ({-1}, {1}):
+        raise UsageError("integrate", "a grid has at least two times and neighbours differ in one direction", ts.tolist())
+    if signs == {1} and solver.stochastic:
+        raise UsageError("integrate", f"{solver.key} follows the reverse SDE, from t_max down", ts.tolist())
+    if float(ts.min()) <= 0 or float(ts.max()) > process.sde.t_max:
+        raise UsageError(
+            "integrate", f"times lie in (0, {process.sde.t_max}]", (float(ts[0]), float(ts[-1])), "End at sde.t_min"
+        )
