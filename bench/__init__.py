@@ -1,0 +1,1 @@
+"""The harness: problems, metrics, matrices, cells, records, tables, plots, reports, command line."""

@@ -1,0 +1,1 @@
+"""The numerics: forward processes, grids, noise, solvers, likelihood. Needs torch alone."""

@@ -36,7 +36,7 @@ class Brownian(Protocol):
     """What a stochastic solver may ask for."""
 
     def dw(self, t: Any, s: Any) -> Tensor:
-        """Increment of the path between the times t > s (numbers, or one per sample): N(0, (t - s) I), shape (n, ...)."""
+        """Increment of the path between t > s (numbers, or one per sample): N(0, (t - s) I), shape (n, ...)."""
 
     def normal(self, stream: str) -> Tensor:
         """Unit normals apart from the path, one draw a stream name, shape (n, ...)."""
@@ -244,9 +244,12 @@ class Tape:
         Raises:
             UsageError: the tape is used up.
         """
-        for draw in self._draws:
-            return draw
-        raise UsageError("Tape", f"only {self._count} draws were recorded", None, "Record one for each the solver takes")
+        draw: Tensor | None = next(self._draws, None)
+        if draw is None:
+            raise UsageError(
+                "Tape", f"only {self._count} draws were recorded", None, "Record as many as the solver takes"
+            )
+        return draw
 
 
 class StoppedPath:

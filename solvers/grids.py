@@ -61,7 +61,7 @@ def make_grid(name: str, sde: ForwardSDE, steps: int, start: float | None = None
     start = sde.t_max if start is None else start
     end = sde.t_min if end is None else end
     if min(start, end) <= 0:
-        raise UsageError("make_grid", "times are positive", (start, end), "End at t_min; reach 0 by last step 'tweedie'")
+        raise UsageError("make_grid", "times are positive", (start, end), "End at t_min; last step 'tweedie' reaches 0")
     ts = GRIDS[name](sde, start, end, torch.linspace(0, 1, steps + 1, dtype=torch.float64))
     ts[0], ts[-1] = start, end
     if not (ts.diff() * math.copysign(1, end - start) > 0).all():

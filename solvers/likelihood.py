@@ -1,18 +1,18 @@
 """Log-density along the probability-flow ODE, by any ODE solver of the registry.
 
-With x~ = x / alpha and tau = sigma / alpha the flow is dx~/dtau = noise(x, t), so the log-determinant of the map x~ obeys
-dl/dtau = div_x~ noise = alpha div_x noise = -alpha sigma div score. Carried as one more coordinate y = alpha l it has the
-flow's own form, with the score alpha div score:
+With x~ = x / alpha and tau = sigma / alpha the flow is dx~/dtau = noise(x, t), so the log-determinant of x~'s map obeys
+dl/dtau = div_x~ noise = alpha div_x noise = -alpha sigma div score. Carried as one more coordinate y = alpha l it has
+the flow's own form, with the score alpha div score:
 
     dy/dt = f y - g^2/2 (alpha div score).
 
-A solver that only knows ``score | noise | denoised | velocity`` therefore integrates state and log-determinant together,
-exponential multistep methods and adaptive ones included, each at its own order. For t from t_min up to t_max
+A solver that only knows ``score | noise | denoised | velocity`` therefore integrates state and log-determinant
+together, exponential multistep methods and adaptive ones included, each at its own order. From t_min up to t_max
 
     log p(x_tmin) = log p_prior(x_tmax) + D log(alpha(t_max)/alpha(t_min)) + y(t_max)/alpha(t_max).
 
-References: Chen et al. 2018, arXiv:1806.07366; Grathwohl et al. 2019, arXiv:1810.01367 (Hutchinson's estimator, one probe
-for the whole solve); Song et al. 2021, arXiv:2011.13456, sec. 4.3.
+References: Chen et al. 2018, arXiv:1806.07366; Grathwohl et al. 2019, arXiv:1810.01367 (Hutchinson's estimator, one
+probe for the whole solve); Song et al. 2021, arXiv:2011.13456, sec. 4.3.
 """
 
 import math

@@ -94,7 +94,8 @@ class ReverseProcess:
         times = self._times(x, t)
 
         def pass_with(v: Tensor) -> tuple[Tensor, Tensor]:
-            return torch.func.jvp(lambda z: self.network(z, times), (x,), (v,))
+            value, tangent = torch.func.jvp(lambda z: self.network(z, times), (x,), (v,))  # type: ignore[misc]
+            return value, tangent
 
         if len(probes) == 1:
             raw, tangents = pass_with(probes[0])
@@ -139,7 +140,6 @@ class ReverseProcess:
             return raw
         a, b = self._affine(self.parametrisation, t)
         a_new, b_new = self._affine(kind, t)
-        scaled = raw * expand(b / b_new, x)
-        if a is a_new:
-            return scaled
-        return scaled + x * expand((a - a_new) / b_new, x)
+        result: Tensor = raw * expand(b / b_new, x)
+        # Score and noise, both with A = 0, differ by a factor only.
+        return result if a is a_new else result + x * expand((a - a_new) / b_new, x)

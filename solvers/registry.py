@@ -27,7 +27,7 @@ def register(cls: type[S]) -> type[S]:
     key = cls.__module__.rpartition(".")[2]
     known = _SOLVERS.get(key)
     if known is not None and known.__module__ != cls.__module__:
-        raise UsageError("register", f"the name {key!r} is taken by {known.__module__}", cls.__module__, "Rename the file")
+        raise UsageError("register", f"the name {key!r} is taken by {known.__module__}", cls.__module__, "Rename")
     cls.key = key
     _SOLVERS[key] = cls
     return cls
@@ -95,6 +95,8 @@ def load_plugin(path: str | Path) -> None:
         del sys.modules[path.stem]
         if isinstance(error, UsageError):
             raise
-        raise UsageError("load_plugin", f"{path} does not import", f"{type(error).__name__}: {error}", "Mend it") from error
+        raise UsageError(
+            "load_plugin", f"{path} does not import", f"{type(error).__name__}: {error}", "Mend"
+        ) from error
     if set(_SOLVERS) == before and path.stem not in before:
         raise UsageError("load_plugin", "a plug-in registers a solver", str(path), "Decorate its class with @register")

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from solvers.errors import UsageError, unknown_name
 
-Time = TypeVar("Time", float, Tensor)
+Time = TypeVar("Time", float, Tensor, float | Tensor)
 
 # Where alpha vanishes lam is infinite: Cosine and RectifiedFlow start this far before the end.
 OPEN_END = 1e-3
@@ -219,7 +219,7 @@ class SubVP(VP):
         return result
 
     def t_of_lam(self, lam: Time) -> Time:
-        # (1 - alpha^2)/alpha = e^-lam =: r, so alpha = 2 / (r + sqrt(r^2 + 4)) and, with u = r/2, log alpha = -asinh(u).
+        # (1 - alpha^2)/alpha = e^-lam =: 2u, so alpha = sqrt(u^2 + 1) - u and log alpha = -asinh(u).
         result: Time = self.t_of_log_alpha(-_lib(lam).asinh(_lib(lam).exp(-lam) / 2))
         return result
 
@@ -313,7 +313,7 @@ class EDM(ForwardSDE):
 
 @dataclass(frozen=True)
 class Cosine(_VariancePreserving):
-    """Cosine schedule: alpha = cos(phi(t)) / cos(phi(0)), phi(t) = (t + offset)/(1 + offset) pi/2, alpha^2 + sigma^2 = 1.
+    """Cosine schedule: alpha = cos(phi(t)) / cos(phi(0)), phi = (t + offset)/(1 + offset) pi/2, alpha^2 + sigma^2 = 1.
 
     Args:
         offset: keeps the noise rate from vanishing at t = 0, dimensionless.
@@ -389,5 +389,7 @@ def get_sde(name: str, **settings: float) -> ForwardSDE:
     known = set(cls.__dataclass_fields__)
     for key in settings:
         if key not in known:
-            raise UsageError("get_sde", f"{name} has no setting {key!r}", None, f"Known: {', '.join(sorted(known)) or 'none'}")
+            raise UsageError(
+                "get_sde", f"{name} has no setting {key!r}", None, f"Known: {', '.join(sorted(known)) or 'none'}"
+            )
     return cls(**settings)

@@ -149,7 +149,7 @@ def check_grid(solver: Solver, process: ReverseProcess, ts: Tensor) -> None:
     times: Iterable[float] = ts.tolist()
     signs = {(s > t) - (s < t) for t, s in pairwise(times)}
     if signs not in ({-1}, {1}):
-        raise UsageError("integrate", "a grid has at least two times and neighbours differ in one direction", ts.tolist())
+        raise UsageError("integrate", "a grid has two times or more, all up or all down", ts.tolist())
     if signs == {1} and solver.stochastic:
         raise UsageError("integrate", f"{solver.key} follows the reverse SDE, from t_max down", ts.tolist())
     if float(ts.min()) <= 0 or float(ts.max()) > process.sde.t_max:

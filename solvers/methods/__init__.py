@@ -1,0 +1,1 @@
+"""One solver a file; the file's name is the solver's."""

@@ -16,7 +16,8 @@ from solvers.solver import FixedStepSolver
 class Ancestral(FixedStepSolver):
     """Ancestral sampling (DDPM): x_s drawn from p(x_s | x_t, x_0 = denoised).
 
-    x_s = (x + b^2 * score(x, t)) / a + b * sigma(s)/sigma(t) * z,   a = alpha(t)/alpha(s),  b^2 = sigma(t)^2 - a^2 sigma(s)^2
+    x_s = (x + b^2 * score(x, t)) / a + b * sigma(s)/sigma(t) * z
+    a = alpha(t)/alpha(s),   b^2 = sigma(t)^2 - a^2 * sigma(s)^2
 
     Order 1 in law, 1 evaluation a step. Equals ``ddim`` with eta = 1.
 

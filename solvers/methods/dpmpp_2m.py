@@ -17,7 +17,7 @@ class Dpmpp2m(FixedStepSolver):
     """DPM-Solver++(2M): exact in the linear part, denoised extrapolated linearly in lam from two evaluations.
 
     x_s = sigma(s)/sigma(t) * x - alpha(s) * (e^-h - 1) * D,      h = lam(s) - lam(t)
-    D = (1 + h / (2 h')) * denoised - h / (2 h') * denoised',     ' of the step before; the first step takes D = denoised
+    D = (1 + h / (2 h')) * denoised - h / (2 h') * denoised',     ' of the step before; at first D = denoised
 
     Order 2, 1 evaluation a step. The first step alone is ``ddim``.
 

@@ -19,7 +19,7 @@ class Heun(FixedStepSolver):
 
     Order 2, 2 evaluations a step.
 
-    Reference: Karras et al. 2022, Elucidating the Design Space, arXiv:2206.00364, alg. 1 (there with an Euler last step).
+    Reference: Karras et al. 2022, Elucidating the Design Space, arXiv:2206.00364, alg. 1 (there with Euler last).
     """
 
     family: ClassVar[str] = "probability-flow ODE"

@@ -9,7 +9,6 @@ from torch import Tensor
 from solvers.errors import UsageError, unknown_name
 from solvers.process import ReverseProcess
 from solvers.registry import get_solver, register
-from solvers.sde import expand
 from solvers.solver import FixedStepSolver
 
 Corrector = Literal["langevin", "ald", "none"]
@@ -57,7 +56,7 @@ class PredictorCorrector(FixedStepSolver):
         if not self.snr > 0:
             raise UsageError(self.key, "snr is positive", self.snr, "The paper takes 0.01 to 0.2")
         if self.corrector_steps < 1:
-            raise UsageError(self.key, "at least one corrector step", self.corrector_steps, "For none: corrector 'none'")
+            raise UsageError(self.key, "at least one corrector step", self.corrector_steps, "Or corrector 'none'")
         predictor = get_solver(self.predictor)
         if not isinstance(predictor, FixedStepSolver) or predictor.multistep or self.predictor == self.key:
             raise UsageError(self.key, "the predictor is a one-step solver", self.predictor, "E.g. 'reverse_diffusion'")
@@ -95,4 +94,5 @@ class PredictorCorrector(FixedStepSolver):
         if self.corrector == "langevin":
             size = z.flatten(1).norm(dim=1).mean() / score.flatten(1).norm(dim=1).mean()
         step = 2 * (self.snr * size) ** 2
-        return x + expand(step, x) * score + (2 * step) ** 0.5 * z
+        corrected: Tensor = x + step * score + (2 * step) ** 0.5 * z
+        return corrected

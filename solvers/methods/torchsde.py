@@ -23,8 +23,8 @@ class Torchsde(FixedStepSolver):
 
     dx = dt/du * (f x - g^2 score) du + g sqrt(|dt/du|) dB,     dB over step k = dw(t_k, t_k+1) / sqrt(t_k - t_k+1)
 
-    so that torchsde takes steps of exactly 1 on any grid. (Fed with times in single precision it appends a stray step of
-    1e-6 and its Brownian motion enters a slow path, torchsde issue 109.)
+    so that torchsde takes steps of exactly 1 on any grid. (Fed with times in single precision it appends a stray step
+    of 1e-6 and its Brownian motion enters a slow path, torchsde issue 109.)
 
     Order 1 in law, 1 evaluation a step; equals ``euler_maruyama``. torchsde asks for the drift once more to check its
     shape: at the first state, and the value is used for the first step.
@@ -65,10 +65,10 @@ class Torchsde(FixedStepSolver):
             device = x.device
             levy_area_approximation = "none"
 
-            def __call__(self, ta: Tensor, tb: Any = None, return_U: bool = False, return_A: bool = False) -> Tensor:  # noqa: N803
-                t, s = sde.time(float(ta)), sde.time(float(tb))
-                increment: Tensor = brownian.dw(t, s).reshape(self.shape) / (t - s) ** 0.5
-                return increment * float(tb - ta) ** 0.5
+            def __call__(self, ta: Tensor, tb: Tensor, return_U: bool = False, return_A: bool = False) -> Tensor:  # noqa: N803
+                _, dt = sde.interval(float(ta))
+                dw: Tensor = brownian.dw(sde.time(float(ta)), sde.time(float(tb)))
+                return dw.reshape(self.shape) / (-dt) ** 0.5
 
             def __repr__(self) -> str:
                 return "Increments()"
@@ -96,7 +96,7 @@ class _GridIndexSDE:
         self._times = ts.tolist()
         self._first: tuple[Tensor, Tensor] | None = None
 
-    def _interval(self, u: float) -> tuple[float, float]:
+    def interval(self, u: float) -> tuple[float, float]:
         """Start and length of the grid's interval that begins at or before u."""
         k = min(int(u), len(self._times) - 2)
         return self._times[k], self._times[k + 1] - self._times[k]
@@ -104,22 +104,23 @@ class _GridIndexSDE:
     def time(self, u: float) -> float:
         """t(u)."""
         k = min(int(u), len(self._times) - 2)
-        start, dt = self._interval(u)
+        start, dt = self.interval(u)
         return float(start + (u - k) * dt) if u < len(self._times) - 1 else float(self._times[-1])
 
     def f(self, u: Tensor, y: Tensor) -> Tensor:
-        """Drift in u. The check of shapes asks for the value at the first state, which the first step asks for again."""
+        """Drift in u. The check of shapes asks for the value at the first state, and the first step asks again."""
         if float(u) == 0 and self._first is not None and self._first[0] is y:
             return self._first[1]
-        t, (_, dt) = self.time(float(u)), self._interval(float(u))
+        t, (_, dt) = self.time(float(u)), self.interval(float(u))
         sde, x = self._process.sde, y.reshape(self._shape)
         score = self._process.score(x, t)
         drift = dt * (sde.drift_coefficient(t) * x - sde.diffusion_squared(t) * score)
         if self._first is None:
             self._first = y, drift.flatten(1)
-        return drift.flatten(1)
+        result: Tensor = drift.flatten(1)
+        return result
 
     def g(self, u: Tensor, y: Tensor) -> Tensor:
         """Diffusion in u."""
-        t, (_, dt) = self.time(float(u)), self._interval(float(u))
+        t, (_, dt) = self.time(float(u)), self.interval(float(u))
         return torch.full_like(y, self._process.sde.diffusion(t) * abs(dt) ** 0.5)

@@ -1,0 +1,53 @@
+"""The 8x8 handwritten digits under the project's own score network."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bench.problems.problem import Problem, register_problem
+from pretrained import zoo
+from pretrained.data import ImageData, load_data
+from solvers.errors import UsageError
+from solvers.process import ReverseProcess
+
+
+@register_problem
+class Digits(Problem):
+    """scikit-learn's handwritten digits, 8x8, 17 grey levels, score network ``digits-vp``.
+
+    References are integer grey levels: draw 0 the held-out digits, draw 1 the first training digits.
+
+    Args:
+        device: where network and states live.
+    """
+
+    key: ClassVar[str] = "digits"
+    summary: ClassVar[str] = "8x8 handwritten digits, 17 levels, network digits-vp"
+    checkpoint: ClassVar[str] = "digits-vp"
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        super().__init__(device)
+        self._checkpoint = zoo.load(self.checkpoint, self.device)
+        self.sde = self._checkpoint.sde
+        self.shape = (1, 8, 8)
+        self.dtype = torch.float32
+        self.levels = self.data("test").levels
+        self.scale, self.offset = self._checkpoint.card.scale, self._checkpoint.card.offset
+
+    def data(self, split: str) -> ImageData:
+        """Grey levels and labels of a split."""
+        return load_data("digits", split)
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        return {self.checkpoint: self._checkpoint.sha256}
+
+    def process(self) -> ReverseProcess:
+        return ReverseProcess(self.sde, self._checkpoint.network, self._checkpoint.parametrisation)
+
+    def reference(self, n: int, seed: int, draw: int) -> Tensor:
+        values = self.data(("test", "train")[draw]).values
+        if n > len(values):
+            raise UsageError("digits", f"there are {len(values)} digits to compare with", n, "Lower n in the matrix")
+        return values[:n]

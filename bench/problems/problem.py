@@ -1,0 +1,104 @@
+"""A problem: an SDE, a score, a start, a reference, and whatever is known exactly."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from solvers.brownian import BrownianPath, Normals
+from solvers.errors import unknown_name
+from solvers.process import ReverseProcess
+from solvers.sde import ForwardSDE
+
+
+class Problem(ABC):
+    """What a solver is run on.
+
+    Attributes:
+        key: name in matrices and on the command line.
+        summary: one line for lists.
+        shape: shape of one sample.
+        dtype: floating type of the states.
+        sde: the forward process.
+        device: where the network and the states live.
+    """
+
+    key: ClassVar[str]
+    summary: ClassVar[str]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    sde: ForwardSDE
+    device: torch.device
+
+    @abstractmethod
+    def process(self) -> ReverseProcess:
+        """A new process, its counters at zero."""
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+
+    @abstractmethod
+    def reference(self, n: int, seed: int, draw: int) -> Tensor:
+        """n exact samples of the law aimed at, independent of every start; shape (n, ...), on the CPU.
+
+        Draws 0 and 1 are independent: metrics compare samples with 0, the floor is 1 against 0.
+
+        Raises:
+            UsageError: there are fewer than n.
+        """
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Hashes of the files that the problem's values depend on."""
+        return {}
+
+    def normals(self, n: int, seed: int, first: int = 0) -> Normals:
+        """The addressed normals of samples first ... first + n - 1 under a seed."""
+        return Normals(seed, (n, *self.shape), first=first, dtype=self.dtype, device=self.device)
+
+    def prior(self, n: int, seed: int, first: int = 0) -> Tensor:
+        """x_T of those samples: the same for every solver, budget and batch split; shape (n, ...)."""
+        return self.sde.prior_sample(self.normals(n, seed, first).normal("prior"))
+
+    def brownian(self, n: int, seed: int, first: int = 0) -> BrownianPath:
+        """The Brownian paths of those samples."""
+        return BrownianPath(self.normals(n, seed, first), self.sde.t_max)
+
+
+class FlowProblem(Problem):
+    """A problem on which the probability flow's map is known, exactly or to a certified precision."""
+
+    @abstractmethod
+    def flow(self, x: Tensor, t: float, s: float) -> Tensor:
+        """The probability flow's map from time t to s of states x (n, ...)."""
+
+
+_PROBLEMS: dict[str, type[Problem]] = {}
+
+P = TypeVar("P", bound=Problem)
+
+
+def register_problem(cls: type[P]) -> type[P]:
+    """Class decorator: put a problem on the menu."""
+    _PROBLEMS[cls.key] = cls
+    return cls
+
+
+def problem_classes() -> dict[str, type[Problem]]:
+    """Every registered problem, by name."""
+    from bench.problems import digits, gaussian, mixture  # noqa: F401  # they register themselves
+
+    return dict(sorted(_PROBLEMS.items()))
+
+
+def get_problem(name: str, device: torch.device | str = "cpu") -> Problem:
+    """A problem by name, on a device.
+
+    Raises:
+        UsageError: no such problem.
+    """
+    classes = problem_classes()
+    if name not in classes:
+        raise unknown_name("get_problem", "problem", name, classes)
+    return classes[name](device)
