@@ -1,0 +1,1 @@
+"""The shared score-model training module and the checkpoints it made."""

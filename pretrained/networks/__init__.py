@@ -1,0 +1,1 @@
+"""Networks, one a file. A card's ``network`` section names one and holds its arguments."""

@@ -1,0 +1,44 @@
+"""Preconditioning: a network whose input and target have unit scale at every noise level becomes a noise predictor.
+
+For data of standard deviation s the total scale of x_t is  root(t)^2 = alpha^2 s^2 + sigma^2, and
+
+    noise(x, t) = (sigma x / root - alpha s F(x / root, lam)) / root,        lam = log(alpha/sigma).
+
+It is EDM's c_skip, c_out and c_in written for the noise: F's target has unit variance for all t, F = 0 is the exact
+answer for data N(0, s^2 I), and neither end cancels (the denoiser's form x - alpha D loses all digits as sigma -> 0).
+
+Reference: Karras et al. 2022, arXiv:2206.00364, table 1 and app. B.6.
+"""
+
+from torch import Tensor, nn
+
+from solvers.sde import ForwardSDE, expand
+
+
+class Preconditioned(nn.Module):
+    """A noise predictor ``network(x, t)`` around a core ``F(x / root, lam)``.
+
+    Args:
+        core: x / root (n, ...) and lam (n,) to a prediction, shape of x.
+        sde: the forward process.
+        data_std: s, standard deviation of x_0 about zero, units of x.
+    """
+
+    def __init__(self, core: nn.Module, sde: ForwardSDE, data_std: float) -> None:
+        super().__init__()
+        self.core = core
+        self.sde = sde
+        self.data_std = data_std
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Noise E[z | x_t = x], shape of x.
+
+        Args:
+            x: states (n, ...).
+            t: times (n,).
+        """
+        signal, sigma = self.sde.alpha(t) * self.data_std, self.sde.sigma(t)
+        root = (signal.square() + sigma.square()).sqrt()
+        scaled = x / expand(root, x)
+        noise: Tensor = expand(sigma / root, x) * scaled - expand(signal / root, x) * self.core(scaled, self.sde.lam(t))
+        return noise

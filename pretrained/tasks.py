@@ -1,0 +1,138 @@
+"""What is trained: a network, the loss of a batch, and the figure that says how well it generalises."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pretrained.card import Card, ClassifierCard, ScoreCard
+from pretrained.data import ImageData, dequantise, load_data
+from pretrained.networks.classifier import Classifier
+from pretrained.networks.convnet import ConvNet
+from pretrained.networks.precondition import Preconditioned
+from pretrained.objectives import denoising_loss, draw_times
+from solvers.process import ReverseProcess
+
+
+class Task(Protocol):
+    """One kind of training."""
+
+    network: nn.Module
+
+    def loss(self, values: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean loss of a batch of levels (n, ...) and labels (n,), both on the network's device."""
+
+    def figure(self, network: nn.Module) -> dict[str, float]:
+        """The figure on the test split, under its key in the card's result."""
+
+
+def build_network(card: Card, data: ImageData) -> nn.Module:
+    """The untrained network of a card for images like those of ``data``."""
+    settings = card.network.model_dump(exclude={"name"})
+    if isinstance(card, ClassifierCard):
+        return Classifier(data.shape, int(data.labels.max()) + 1, **settings)
+    core = ConvNet(data.shape, **settings).to(memory_format=torch.channels_last)
+    return Preconditioned(core, card.sde.build(), card.network.data_std)
+
+
+@dataclass
+class ScoreTask:
+    """A score model under the denoising loss."""
+
+    card: ScoreCard
+    network: nn.Module
+    data: ImageData
+
+    def loss(self, values: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Loss with fresh dequantisation, times and noise; the times are stratified, which halves the loss's noise."""
+        training = self.card.training
+        sde = self.card.sde.build()
+        uniform = torch.rand(len(values), generator=generator)
+        t = draw_times(sde, stratify(uniform), training.t_min, training.times).to(values.device)
+        x_0 = self.card.data.scale * dequantise(values, self.data.levels, _rand_like(values, generator))
+        x_0 = x_0 + self.card.data.offset
+        z = torch.randn(values.shape, generator=generator).to(values.device)
+        process = ReverseProcess(sde, self.network, self.card.parametrisation)
+        return denoising_loss(process, x_0, t, z, training.weighting, training.reduction).mean()
+
+    def figure(self, network: nn.Module) -> dict[str, float]:
+        """The held-out loss."""
+        return {"held_out_loss": held_out_loss(network, self.card)}
+
+
+@dataclass
+class ClassifierTask:
+    """A classifier under the cross entropy, on dequantised images."""
+
+    card: ClassifierCard
+    network: nn.Module
+    data: ImageData
+
+    def loss(self, values: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Cross entropy in nats."""
+        images = dequantise(values, self.data.levels, _rand_like(values, generator))
+        return nn.functional.cross_entropy(self.network(images), labels)
+
+    def figure(self, network: nn.Module) -> dict[str, float]:
+        """The accuracy on the test split."""
+        return {"test_accuracy": accuracy(network, self.card)}
+
+
+def build_task(card: Card, data: ImageData, device: torch.device) -> Task:
+    """The task of a card, its network untrained and on ``device``."""
+    network = build_network(card, data).to(device)
+    if isinstance(card, ClassifierCard):
+        return ClassifierTask(card, network, data)
+    return ScoreTask(card, network, data)
+
+
+def stratify(uniform: Tensor) -> Tensor:
+    """One number in each of n equal parts of [0, 1): (i + u_i)/n for u (n,)."""
+    return (torch.arange(len(uniform)) + uniform) / len(uniform)
+
+
+@torch.no_grad()
+def held_out_loss(network: nn.Module, card: ScoreCard, repeats: int = 10) -> float:
+    """Mean squared error of the predicted noise on the test split, per coordinate, with lam uniform between its ends.
+
+    That is weighting ``sigma2``, reduction ``mean``, times ``log_snr``, whatever the card trains with: cards can be
+    compared. Times (lam_max - lam_min) it is, in nats per coordinate, the part of the likelihood bound that depends on
+    the network (Kingma et al. 2021, arXiv:2107.00630, sec. 4). The draws are fixed.
+
+    Args:
+        network: the score model, in eval mode.
+        card: its card.
+        repeats: noise levels, dequantisations and noises per image.
+    """
+    data = load_data(card.data.name, "test")
+    sde = card.sde.build()
+    device = next(network.parameters()).device
+    process = ReverseProcess(sde, network, card.parametrisation)
+    generator = torch.Generator().manual_seed(0)
+    total = 0.0
+    for _ in range(repeats):
+        uniform = stratify(torch.rand(len(data.values), generator=generator))
+        t = draw_times(sde, uniform, card.training.t_min, "log_snr")
+        v = dequantise(data.values, data.levels, _rand_like(data.values, generator))
+        x_0 = card.data.scale * v + card.data.offset
+        z = torch.randn(x_0.shape, generator=generator)
+        order = torch.randperm(len(t), generator=generator)
+        loss = denoising_loss(process, x_0.to(device), t[order].to(device), z.to(device), "sigma2", "mean")
+        total += loss.mean().item() / repeats
+    return total
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, card: ClassifierCard) -> float:
+    """Fraction of the test split that is classified rightly, each pixel at the middle of its bin."""
+    data = load_data(card.data.name, "test")
+    device = next(network.parameters()).device
+    images = dequantise(data.values, data.levels, torch.full(data.values.shape, 0.5))
+    predicted = network(images.to(device)).argmax(1).cpu()
+    return int((predicted == data.labels).sum()) / len(data.labels)
+
+
+def _rand_like(values: Tensor, generator: torch.Generator) -> Tensor:
+    """Uniform float32 numbers, shape and device of ``values``, drawn on the CPU: the same whatever the device."""
+    return torch.rand(values.shape, generator=generator).to(values.device)

@@ -1,0 +1,132 @@
+"""The shipped checkpoints: ``load(name)`` gives a score model, ``load_features(name)`` a feature extractor."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load as parse_weights
+from torch import nn
+
+from pretrained import provenance
+from pretrained.card import CARDS, Card, ClassifierCard, ScoreCard, load_card, shipped_cards
+from pretrained.data import load_data
+from pretrained.networks.classifier import Classifier
+from pretrained.tasks import build_network
+from solvers.errors import UsageError, unknown_name
+from solvers.process import Parametrisation, ReverseProcess
+from solvers.sde import ForwardSDE
+
+CHECKPOINTS = CARDS.parent / "checkpoints"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained score model, ready for a solver.
+
+    Attributes:
+        network: in eval mode, frozen, float32; ``network(x, t)`` predicts ``parametrisation``.
+        sde: the forward process it was trained under.
+        parametrisation: what it predicts.
+        shape: shape of one image, (channels, height, width).
+        levels: number of levels of its data.
+        card: how it was made; ``card.data`` holds scale and offset of the state.
+        sha256: hash of its weights' file.
+    """
+
+    network: nn.Module
+    sde: ForwardSDE
+    parametrisation: Parametrisation
+    shape: tuple[int, ...]
+    levels: int
+    card: ScoreCard
+    sha256: str
+
+    def process(self) -> ReverseProcess:
+        """A fresh reverse process, its count of evaluations at zero."""
+        return ReverseProcess(self.sde, self.network, self.parametrisation)
+
+
+@dataclass(frozen=True)
+class FeatureExtractor:
+    """A trained classifier.
+
+    Attributes:
+        network: in eval mode, frozen; ``network.features(images)`` for images in the unit interval.
+        card: how it was made.
+        sha256: hash of its weights' file.
+    """
+
+    network: Classifier
+    card: ClassifierCard
+    sha256: str
+
+
+def names() -> list[str]:
+    """Names of all shipped checkpoints."""
+    return shipped_cards()
+
+
+def load(name: str, device: torch.device | str = "cpu", folder: Path | None = None) -> Checkpoint:
+    """A score model.
+
+    Args:
+        name: see :func:`names`.
+        device: where the network is put.
+        folder: where ``<name>.yaml`` and ``<name>.safetensors`` lie side by side, as ``train`` writes them; without it,
+            the shipped ones.
+
+    Raises:
+        UsageError: no such checkpoint, it is no score model, or its weights are not those of its card.
+    """
+    card, weights = _files(name, folder)
+    if not isinstance(card, ScoreCard):
+        raise _wrong_kind("load", name, card, "score", "load_features")
+    data = load_data(card.data.name, "train")
+    network, sha256 = _restore(card, weights, device)
+    return Checkpoint(network, card.sde.build(), card.parametrisation, data.shape, data.levels, card, sha256)
+
+
+def load_features(name: str, device: torch.device | str = "cpu", folder: Path | None = None) -> FeatureExtractor:
+    """A feature extractor; arguments as for :func:`load`.
+
+    Raises:
+        UsageError: no such checkpoint, it is no classifier, or its weights are not those of its card.
+    """
+    card, weights = _files(name, folder)
+    if not isinstance(card, ClassifierCard):
+        raise _wrong_kind("load_features", name, card, "classifier", "load")
+    network, sha256 = _restore(card, weights, device)
+    assert isinstance(network, Classifier)
+    return FeatureExtractor(network, card, sha256)
+
+
+def _files(name: str, folder: Path | None) -> tuple[Card, Path]:
+    if folder is None:
+        return load_card(name), CHECKPOINTS / f"{name}.safetensors"
+    known = [path.stem for path in folder.glob("*.yaml")]
+    if name not in known:
+        raise unknown_name(f"load: {folder}", "card", name, known)
+    return load_card(folder / f"{name}.yaml"), folder / f"{name}.safetensors"
+
+
+def _restore(card: Card, path: Path, device: torch.device | str) -> tuple[nn.Module, str]:
+    """The network of a card with the weights of a file whose hash the card confirms."""
+    who = f"load {card.name}"
+    todo = f"Restore it with `git checkout -- {path}`, or make it anew with `scorebench train {card.name}`."
+    if card.result is None:
+        raise UsageError(who, "its card has no result: it was never trained", todo=todo)
+    if not path.is_file():
+        raise UsageError(who, "its weights are missing", str(path), todo)
+    content = path.read_bytes()
+    sha256 = provenance.sha256(content)
+    if sha256 != card.result.sha256:
+        raise UsageError(who, f"{path} must have the hash {card.result.sha256} of its card", sha256, todo)
+    # The weights overwrite the initialisation, which must leave no trace in the global generator.
+    with torch.random.fork_rng(devices=[]):
+        network = build_network(card, load_data(card.data.name, "train"))
+    network.load_state_dict(parse_weights(content))
+    return network.to(device).eval().requires_grad_(False), sha256
+
+
+def _wrong_kind(who: str, name: str, card: Card, kind: str, other: str) -> UsageError:
+    return UsageError(f"{who} {name}", f"a checkpoint of kind {kind!r} is needed", card.kind, f"Use {other}({name!r}).")

@@ -1,0 +1,115 @@
+"""The zoo: what is shipped is what its cards say, and a checkpoint that is not is refused."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrained import zoo
+from pretrained.card import CARDS, load_card
+from pretrained.tasks import accuracy, held_out_loss
+from solvers.errors import UsageError
+
+HELD_OUT_LIMIT = 0.43
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the shipped feature extractor, as ``train`` would have written it."""
+    shutil.copy(CARDS / "digits-features.yaml", tmp_path)
+    shutil.copy(zoo.CHECKPOINTS / "digits-features.safetensors", tmp_path)
+    return tmp_path
+
+
+def test_every_card_has_its_weights_and_the_other_way_round() -> None:
+    assert zoo.names() == ["digits-features", "digits-vp"]
+    assert sorted(path.stem for path in zoo.CHECKPOINTS.glob("*.safetensors")) == zoo.names()
+
+
+@pytest.mark.parametrize("name", ["digits-features", "digits-vp"])
+def test_the_facts_on_a_card_hold(name: str) -> None:
+    card = load_card(name)
+    loaded = zoo.load(name) if card.kind == "score" else zoo.load_features(name)
+    assert card.name == name
+    assert card.result is not None
+    assert loaded.sha256 == card.result.sha256
+    assert sum(p.numel() for p in loaded.network.parameters()) == card.result.parameters
+    assert card.result.steps == card.training.steps
+    assert card.result.commit is not None
+    assert card.result.dirty is False
+    assert (zoo.CHECKPOINTS / f"{name}.safetensors").stat().st_size <= 6e6
+    assert not loaded.network.training
+    assert not any(p.requires_grad for p in loaded.network.parameters())
+
+
+def test_digits_vp_has_the_held_out_loss_of_its_card() -> None:
+    checkpoint = zoo.load("digits-vp")
+    assert checkpoint.card.result is not None
+    expected = checkpoint.card.result.held_out_loss
+    assert held_out_loss(checkpoint.network, checkpoint.card) == pytest.approx(expected, abs=1e-4)
+    # Gaussian data of the same scale allow 0.49, the data's own variances pixel by pixel 0.45.
+    assert expected < HELD_OUT_LIMIT
+
+
+def test_the_classifier_has_the_accuracy_of_its_card() -> None:
+    extractor = zoo.load_features("digits-features")
+    assert extractor.card.result is not None
+    found = accuracy(extractor.network, extractor.card)
+    assert found >= 0.97
+    assert found == pytest.approx(extractor.card.result.test_accuracy, abs=2 / 599)
+
+
+def test_digits_vp_knows_its_process_and_its_data() -> None:
+    checkpoint = zoo.load("digits-vp")
+    assert checkpoint.sde.name == "vp"
+    assert (checkpoint.shape, checkpoint.levels) == ((1, 8, 8), 17)
+    assert (checkpoint.card.data.scale, checkpoint.card.data.offset) == (2.0, -1.0)
+    assert checkpoint.parametrisation == "noise"
+
+
+def test_loading_leaves_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    zoo.load_features("digits-features")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_folder_of_ones_own_is_read(folder: Path) -> None:
+    assert zoo.load_features("digits-features", folder=folder).sha256 == zoo.load_features("digits-features").sha256
+
+
+def test_weights_that_are_not_the_cards_are_refused(folder: Path) -> None:
+    path = folder / "digits-features.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        zoo.load_features("digits-features", folder=folder)
+    expected = load_card("digits-features").result
+    assert expected is not None
+    assert expected.sha256 in str(caught.value)
+    assert "; got '" in str(caught.value)
+    assert "git checkout" in str(caught.value)
+    assert "scorebench train digits-features" in str(caught.value)
+
+
+def test_missing_weights_and_untrained_cards_say_so(folder: Path) -> None:
+    path = folder / "digits-features.safetensors"
+    path.unlink()
+    with pytest.raises(UsageError, match=r"its weights are missing; got .*scorebench train digits-features"):
+        zoo.load_features("digits-features", folder=folder)
+    card = folder / "digits-features.yaml"
+    card.write_text(card.read_text().partition("result:")[0])
+    with pytest.raises(UsageError, match="its card has no result"):
+        zoo.load_features("digits-features", folder=folder)
+
+
+def test_unknown_names_and_the_wrong_kind_name_the_right_one(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no card 'digits-pv'; did you mean 'digits-vp'"):
+        zoo.load("digits-pv")
+    with pytest.raises(UsageError, match=r"no card 'digits-vp'. Known: "):
+        zoo.load("digits-vp", folder=tmp_path)
+    with pytest.raises(UsageError, match=r"of kind 'score' is needed; got 'classifier'. Use load_features\("):
+        zoo.load("digits-features")
+    with pytest.raises(UsageError, match=r"of kind 'classifier' is needed; got 'score'. Use load\("):
+        zoo.load_features("digits-vp")
