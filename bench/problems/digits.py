@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bench.problems.problem import Problem, register_problem
 from pretrained import zoo
-from pretrained.data import ImageData, load_data
+from pretrained.data import load_data
 from solvers.errors import UsageError
 from solvers.process import ReverseProcess
 
@@ -24,7 +24,9 @@ class Digits(Problem):
 
     key: ClassVar[str] = "digits"
     summary: ClassVar[str] = "8x8 handwritten digits, 17 levels, network digits-vp"
+    metrics: ClassVar[tuple[str, ...]] = ("fd_digits", "bits_per_dim", "bits_per_dim_error")
     checkpoint: ClassVar[str] = "digits-vp"
+    levels: ClassVar[int] = 17
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         super().__init__(device)
@@ -32,12 +34,8 @@ class Digits(Problem):
         self.sde = self._checkpoint.sde
         self.shape = (1, 8, 8)
         self.dtype = torch.float32
-        self.levels = self.data("test").levels
-        self.scale, self.offset = self._checkpoint.card.scale, self._checkpoint.card.offset
-
-    def data(self, split: str) -> ImageData:
-        """Grey levels and labels of a split."""
-        return load_data("digits", split)
+        data = self._checkpoint.card.data
+        self.scale, self.offset = data.scale, data.offset
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -47,7 +45,7 @@ class Digits(Problem):
         return ReverseProcess(self.sde, self._checkpoint.network, self._checkpoint.parametrisation)
 
     def reference(self, n: int, seed: int, draw: int) -> Tensor:
-        values = self.data(("test", "train")[draw]).values
+        values = load_data("digits", ("test", "train")[draw]).values
         if n > len(values):
             raise UsageError("digits", f"there are {len(values)} digits to compare with", n, "Lower n in the matrix")
         return values[:n]

@@ -18,6 +18,7 @@ class Problem(ABC):
     Attributes:
         key: name in matrices and on the command line.
         summary: one line for lists.
+        metrics: keys of the metrics taken, the leaderboard's first.
         shape: shape of one sample.
         dtype: floating type of the states.
         sde: the forward process.
@@ -26,6 +27,7 @@ class Problem(ABC):
 
     key: ClassVar[str]
     summary: ClassVar[str]
+    metrics: ClassVar[tuple[str, ...]]
     shape: tuple[int, ...]
     dtype: torch.dtype
     sde: ForwardSDE

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from solvers.brownian import Brownian
-from solvers.errors import UsageError, unknown_name
+from solvers.errors import DivergenceError, UsageError, unknown_name
 from solvers.process import ReverseProcess
 from solvers.registry import register
 from solvers.solver import AdaptiveSolver
@@ -71,6 +71,9 @@ class Torchdiffeq(AdaptiveSolver):
             return process.velocity(x, t.clamp(ends.min(), ends.max()).expand(len(x)))
 
         options = {"first_step": FIRST_STEP * float((ts[0] - ts[-1]).abs()), "step_t": ends[1:], "dtype": torch.float64}
-        states = odeint(velocity, x, ends, rtol=self.rtol, atol=self.atol, method=self.method, options=options)
+        try:
+            states = odeint(velocity, x, ends, rtol=self.rtol, atol=self.atol, method=self.method, options=options)
+        except AssertionError as error:  # torchdiffeq's answer to a step or a state that is no number any more
+            raise DivergenceError(f"torchdiffeq stopped: {error}") from error
         result: Tensor = states[-1]
         return result

@@ -1,5 +1,6 @@
 """Fixed-step solvers of torchsde on the reverse SDE, driven by the project's own grids and noise."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -67,8 +68,8 @@ class Torchsde(FixedStepSolver):
 
             def __call__(self, ta: Tensor, tb: Tensor, return_U: bool = False, return_A: bool = False) -> Tensor:  # noqa: N803
                 _, dt = sde.interval(float(ta))
-                dw: Tensor = brownian.dw(sde.time(float(ta)), sde.time(float(tb)))
-                return dw.reshape(self.shape) / (-dt) ** 0.5
+                dw: Tensor = brownian.dw(sde.time(float(ta)), sde.time(float(tb))).reshape(self.shape)
+                return dw / math.sqrt(-dt)
 
             def __repr__(self) -> str:
                 return "Increments()"
@@ -123,4 +124,4 @@ class _GridIndexSDE:
     def g(self, u: Tensor, y: Tensor) -> Tensor:
         """Diffusion in u."""
         t, (_, dt) = self.time(float(u)), self.interval(float(u))
-        return torch.full_like(y, self._process.sde.diffusion(t) * abs(dt) ** 0.5)
+        return torch.full_like(y, self._process.sde.diffusion(t) * math.sqrt(-dt))

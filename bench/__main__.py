@@ -1,0 +1,5 @@
+"""``python -m bench``: the same program as ``scorebench``."""
+
+from bench.cli import main
+
+main()

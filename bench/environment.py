@@ -1,0 +1,98 @@
+"""Where a run takes place: versions, commit, machine; devices and their clocks and memory."""
+
+import contextlib
+import os
+import platform
+import socket
+import time
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+import torch
+
+from bench.record import Environment
+from pretrained import provenance
+from solvers.errors import UsageError
+
+PACKAGES = ("torch", "torchdiffeq", "torchsde", "torch-fidelity", "numpy", "scipy", "scikit-learn", "scorebench")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device named ``auto | cpu | cuda | cuda:i``; auto takes a GPU where there is one.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdigit())):
+        raise UsageError("device", "a device is auto, cpu, cuda or cuda:i", name, "E.g. --device cpu")
+    count = torch.cuda.device_count()
+    if kind == "cuda" and int(index or 0) >= count:
+        raise UsageError("device", f"this machine has {count} CUDA devices", name, "Take --device cpu, or auto")
+    return torch.device(name)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def now(device: torch.device) -> float:
+    """Seconds on the wall clock, the device idle."""
+    synchronise(device)
+    return time.perf_counter()
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start a new peak: of the device's allocator, on the CPU of the resident set (Linux keeps one that resets)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes at the peak since the reset; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+@cache
+def _constant() -> dict[str, object]:
+    commit, dirty = provenance.commit(ROOT)
+    return {
+        "commit": commit,
+        "dirty": dirty,
+        "trees": provenance.trees(ROOT, ("solvers", "pretrained", "bench")),
+        "host": socket.gethostname(),
+        "cpu": provenance.cpu_model(),
+        "cores": psutil.cpu_count(logical=True) or 1,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+    }
+
+
+def environment(device: torch.device) -> Environment:
+    """The record's account of where it is being made."""
+    return Environment.model_validate(
+        {
+            **_constant(),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "threads": torch.get_num_threads(),
+            "device": provenance.device_model(device),
+            "load_average": os.getloadavg()[0],
+        }
+    )

@@ -1,0 +1,194 @@
+"""A matrix file: which problems, solvers, grids, budgets and seeds; expanded into cells."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
+
+from bench.problems.problem import problem_classes
+from bench.record import CellSpec
+from pretrained.yaml_model import read_mapping, validate
+from solvers.errors import unknown_name
+from solvers.grids import GRIDS
+from solvers.registry import get_solver, solver_classes
+from solvers.solver import Solver
+
+MATRICES = Path(__file__).parent / "matrices"
+
+Names = Annotated[list[str], Field(min_length=1)]
+Budgets = Annotated[list[PositiveInt], Field(min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _known_grids(grids: list[str] | None) -> list[str] | None:
+    for grid in grids or []:
+        if grid not in GRIDS:
+            raise unknown_name("matrix", "grid", grid, GRIDS)
+    return grids
+
+
+class ProblemEntry(_Section):
+    """A problem of a matrix.
+
+    Attributes:
+        name: key of the problem.
+        n: samples a cell.
+        budgets: network evaluations a sample; the matrix's unless given.
+        grids: the matrix's unless given.
+        batch_size: samples a chunk; all at once unless given.
+    """
+
+    name: str
+    n: PositiveInt
+    budgets: Budgets | None = None
+    grids: Names | None = None
+    batch_size: PositiveInt | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in problem_classes():
+            raise unknown_name("matrix", "problem", name, problem_classes())
+        return name
+
+    _grids = field_validator("grids")(_known_grids)
+
+
+class SolverEntry(_Section):
+    """A solver of a matrix.
+
+    Attributes:
+        name: key of the solver.
+        settings: its settings.
+        tolerances: relative and absolute tolerances at which an adaptive solver is run.
+    """
+
+    name: str
+    settings: dict[str, Any] = {}
+    tolerances: Annotated[list[PositiveFloat], Field(min_length=1)] = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5]
+
+    def build(self) -> Solver:
+        """The solver."""
+        return get_solver(self.name, **self.settings)
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Refuses an unknown solver or setting when the matrix is read."""
+        self.build()
+
+
+class Matrix(_Section):
+    """A benchmark matrix.
+
+    Attributes:
+        name, description: for people.
+        seeds: seeds of start and noise; a seed's samples and paths are shared by all solvers and budgets.
+        budgets: network evaluations a sample.
+        grids: every fixed-step solver runs on each.
+        recommended_grids: whether a solver that declares a grid of its own gets a row on it as well.
+        timeout_seconds: a cell that takes longer is killed and recorded as such.
+        problems, solvers: what is crossed.
+    """
+
+    name: str
+    description: str = ""
+    seeds: Annotated[list[int], Field(min_length=1)]
+    budgets: Budgets
+    grids: Names = ["log_snr"]
+    recommended_grids: bool = True
+    timeout_seconds: PositiveFloat = 600.0
+    problems: Annotated[list[ProblemEntry], Field(min_length=1)]
+    solvers: Annotated[list[SolverEntry], Field(min_length=1)]
+
+    _grids = field_validator("grids")(_known_grids)
+
+    def cells(self, device: str) -> list[CellSpec]:
+        """The cells, problem by problem, in a fixed random order within one: repeats of a solver lie apart in time."""
+        found = []
+        for problem in self.problems:
+            group = [spec for entry in self.solvers for spec in self._row_cells(problem, entry, device)]
+            random.Random(0).shuffle(group)
+            found += group
+        return found
+
+    def _row_cells(self, problem: ProblemEntry, entry: SolverEntry, device: str) -> list[CellSpec]:
+        solver = entry.build()
+        rows: list[tuple[dict[str, Any], str, int | None]]
+        if solver.adaptive:
+            rows = [({**solver.settings, "rtol": t, "atol": t}, "adaptive", None) for t in entry.tolerances]
+        else:
+            grids = list(problem.grids or self.grids)
+            if self.recommended_grids and solver.recommended_grid and solver.recommended_grid not in grids:
+                grids.append(solver.recommended_grid)
+            rows = [(solver.settings, grid, budget) for grid in grids for budget in problem.budgets or self.budgets]
+        return [
+            CellSpec(
+                problem=problem.name,
+                n=problem.n,
+                solver=entry.name,
+                settings=settings,
+                grid=grid,
+                budget=budget,
+                seed=seed,
+                device=device,
+                batch_size=None if solver.batch_coupled else problem.batch_size,
+            )
+            for settings, grid, budget in rows
+            for seed in self.seeds
+        ]
+
+    def select(
+        self,
+        problems: Sequence[str] = (),
+        solvers: Sequence[str] = (),
+        budgets: Sequence[int] = (),
+        seeds: Sequence[int] = (),
+    ) -> "Matrix":
+        """A part of the matrix. A registered solver that it does not list is added; budgets and seeds replace its own.
+
+        Raises:
+            UsageError: a problem is not in the matrix, a solver not registered, or a budget not positive.
+        """
+        content = self.model_dump()
+        if problems:
+            known = {entry["name"]: entry for entry in content["problems"]}
+            for name in problems:
+                if name not in known:
+                    raise unknown_name(f"matrix {self.name}", "problem", name, known)
+            content["problems"] = [known[name] for name in dict.fromkeys(problems)]
+        if solvers:
+            listed = {entry["name"] for entry in content["solvers"]}
+            for name in solvers:
+                if name not in solver_classes():
+                    raise unknown_name(f"matrix {self.name}", "solver", name, solver_classes())
+            content["solvers"] = [entry for entry in content["solvers"] if entry["name"] in solvers]
+            content["solvers"] += [{"name": name} for name in dict.fromkeys(solvers) if name not in listed]
+        if budgets:
+            content["budgets"] = list(budgets)
+            content["problems"] = [{**entry, "budgets": None} for entry in content["problems"]]
+        if seeds:
+            content["seeds"] = list(seeds)
+        return validate(content, Matrix, f"matrix {self.name}")
+
+
+def matrix_names() -> list[str]:
+    """Names of the shipped matrices."""
+    return sorted(path.stem for path in MATRICES.glob("*.yaml"))
+
+
+def load_matrix(name_or_path: str) -> Matrix:
+    """A shipped matrix by name, or any by the path of its YAML file.
+
+    Raises:
+        UsageError: no such matrix, or something in it is wrong.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        if name_or_path not in matrix_names():
+            raise unknown_name("load_matrix", "matrix", name_or_path, matrix_names())
+        path = MATRICES / f"{name_or_path}.yaml"
+    return validate(read_mapping(path, "matrix"), Matrix, f"matrix {path}")

@@ -1,0 +1,101 @@
+"""What the registries hold, as rows for lists and documentation."""
+
+from collections.abc import Callable
+from typing import Any
+
+from bench.matrix import load_matrix, matrix_names
+from bench.metrics.metric import metric_classes
+from bench.problems.problem import problem_classes
+from pretrained import zoo
+from pretrained.card import load_card
+from solvers.registry import solver_classes
+from solvers.solver import FixedStepSolver
+
+Rows = list[dict[str, Any]]
+
+
+def _first_line(item: object) -> str:
+    return (item.__doc__ or "").strip().splitlines()[0]
+
+
+def problems() -> Rows:
+    """Problems and the metrics taken on them."""
+    return [
+        {"name": name, "summary": cls.summary, "metrics": list(cls.metrics)} for name, cls in problem_classes().items()
+    ]
+
+
+def solvers() -> Rows:
+    """Solvers with what they declare at their default settings."""
+    rows = []
+    for name, cls in solver_classes().items():
+        solver = cls()
+        per_step = solver.nfe(2) - solver.nfe(1) if isinstance(solver, FixedStepSolver) else None
+        rows.append(
+            {
+                "name": name,
+                "family": solver.family,
+                "order": solver.order,
+                "evaluations per step": per_step,
+                "stochastic": solver.stochastic,
+                "adaptive": solver.adaptive,
+                "settings": [f"{key}={value}" for key, value in solver.settings.items()],
+                "recommended grid": solver.recommended_grid,
+                "reference": solver.reference,
+            }
+        )
+    return rows
+
+
+def metrics() -> Rows:
+    """Metrics with unit and direction."""
+    return [
+        {"name": name, "label": cls.label, "unit": cls.unit, "direction": cls.direction, "reference": cls.reference}
+        for name, cls in metric_classes().items()
+    ]
+
+
+def matrices() -> Rows:
+    """Shipped matrices and their size."""
+    rows = []
+    for name in matrix_names():
+        matrix = load_matrix(name)
+        rows.append(
+            {
+                "name": name,
+                "description": matrix.description,
+                "problems": [entry.name for entry in matrix.problems],
+                "cells": len(matrix.cells("cpu")),
+            }
+        )
+    return rows
+
+
+def checkpoints() -> Rows:
+    """Shipped checkpoints and how they were made."""
+    rows = []
+    for name in zoo.names():
+        card = load_card(name)
+        result = card.result
+        rows.append(
+            {
+                "name": name,
+                "kind": card.kind,
+                "data": card.data.name,
+                "parameters": result.parameters if result else None,
+                "steps": result.steps if result else None,
+                "final loss": round(result.final_loss, 4) if result else None,
+                "commit": result.commit[:10] if result and result.commit else None,
+                "description": card.description,
+            }
+        )
+    return rows
+
+
+MENUS: dict[str, Callable[[], Rows]] = {
+    "problems": problems,
+    "solvers": solvers,
+    "metrics": metrics,
+    "matrices": matrices,
+    "checkpoints": checkpoints,
+}

@@ -1,0 +1,101 @@
+"""Metrics: what they declare, what they see, and the menu of them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from bench.problems.problem import Problem
+from bench.record import CellSpec, MetricValue
+from solvers.errors import unknown_name
+from solvers.solver import Solver
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A solved cell, as metrics see it; equal to itself only."""
+
+    spec: CellSpec
+    problem: Problem
+    solver: Solver
+    start: Tensor
+    samples: Tensor
+
+
+class Metric(ABC):
+    """A measure of samples or of a solver.
+
+    Attributes:
+        key: name in records, tables and problems.
+        label: axis label.
+        unit: of the value.
+        direction: which is better; ``none`` for values that do not rank solvers.
+        limits: range of the value.
+        reference: definition.
+    """
+
+    key: ClassVar[str]
+    label: ClassVar[str]
+    unit: ClassVar[str]
+    direction: ClassVar[Literal["lower", "higher", "none"]] = "lower"
+    limits: ClassVar[tuple[float, float]] = (0.0, float("inf"))
+    reference: ClassVar[str]
+
+    @abstractmethod
+    def evaluate(self, outcome: Outcome) -> MetricValue:
+        """Value, standard error and floor; or the reason why there is none."""
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Hashes of the files that the value depends on."""
+        return {}
+
+
+_METRICS: dict[str, type[Metric]] = {}
+
+M = TypeVar("M", bound=Metric)
+
+# Blocks of the delete-a-block jackknife behind standard errors.
+BLOCKS = 10
+
+
+def register_metric(cls: type[M]) -> type[M]:
+    """Class decorator: put a metric on the menu."""
+    _METRICS[cls.key] = cls
+    return cls
+
+
+def metric_classes() -> dict[str, type[Metric]]:
+    """Every registered metric, by name."""
+    from bench.metrics import bits_per_dim, frechet, pathwise, wasserstein  # noqa: F401  # they register themselves
+
+    return dict(sorted(_METRICS.items()))
+
+
+def get_metric(name: str) -> Metric:
+    """A metric by name.
+
+    Raises:
+        UsageError: no such metric.
+    """
+    classes = metric_classes()
+    if name not in classes:
+        raise unknown_name("get_metric", "metric", name, classes)
+    return classes[name]()
+
+
+def jackknife(statistic: Callable[[Tensor, Tensor], float], samples: Tensor, reference: Tensor) -> float:
+    """Standard error of a statistic of two samples of equal size, by leaving out one block of both at a time.
+
+    se^2 = (K - 1)/K sum_k (theta_k - mean theta)^2, K = 10 (Efron & Tibshirani 1993, sec. 11.5).
+    """
+    values = []
+    block = torch.arange(len(samples)) * BLOCKS // len(samples)
+    for k in range(BLOCKS):
+        kept = block != k
+        values.append(statistic(samples[kept], reference[kept]))
+    theta = torch.tensor(values, dtype=torch.float64)
+    return float(((BLOCKS - 1) / BLOCKS * (theta - theta.mean()).square().sum()).sqrt())

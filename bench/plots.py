@@ -1,0 +1,160 @@
+"""Figures from the tables: quality against evaluations and seconds, and samples side by side."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench.metrics.metric import metric_classes
+from bench.problems.digits import Digits
+from bench.record import Record
+from bench.store import Store
+from bench.tables import leaderboards, settings_text, summary_table
+from solvers.registry import solver_names
+
+ADAPTIVE = "adaptive"
+MARKERS = "osD^vP*X<>"
+# Images a solver and budget in the sample grid.
+SHOWN = 6
+
+
+def write_figures(table: pd.DataFrame, records: list[Record], store: Store, folder: Path) -> list[Path]:
+    """Draw every figure that the records allow, each as PNG and SVG; returns the paths of the PNG files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mpl.use("Agg")
+    sns.set_theme(style="whitegrid", context="paper")
+    paths = []
+    for name, figure in [*_curves(table), *_sample_grids(records, store)]:
+        for suffix in (".png", ".svg"):
+            # A fixed salt and no date: the same records give the same file.
+            with mpl.rc_context({"svg.hashsalt": "scorebench"}):
+                figure.savefig(
+                    folder / f"{name}{suffix}", dpi=150, metadata={"Date": None} if suffix == ".svg" else None
+                )
+        plt.close(figure)
+        paths.append(folder / f"{name}.png")
+    return paths
+
+
+def _curves(table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    """For each problem and metric: quality against counted evaluations, and against seconds."""
+    summary = summary_table(table)
+    for board in leaderboards(table):
+        points = summary[(summary.problem == board.problem) & (summary.metric == board.metric) & summary.value.notna()]
+        if len(points):
+            for x, label in (("nfe", "network evaluations a sample (counted)"), ("seconds", "seconds, whole batch")):
+                yield f"{board.problem}_{board.metric}_{x}", _curve(points, board.title, x, label)
+
+
+def _curve(points: pd.DataFrame, title: str, x: str, label: str) -> Figure:
+    """The grid that most solvers share, then the others: a line a solver, bands of 1.96 standard errors, the floor."""
+    metric = metric_classes()[points.metric.iloc[0]]
+    fixed = [grid for grid in points.grid.unique() if grid != ADAPTIVE]
+    grids = sorted(fixed, key=lambda grid: (-points[points.grid == grid].solver.nunique(), grid))
+    panels = [grids[:1], grids[1:]] if len(grids) > 1 else [grids]
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels) + 2, 4.2), sharey=True, squeeze=False)
+    for axis, shown in zip(axes[0], panels, strict=True):
+        styles = dict(zip(shown, ("-", "--", "-.", (0, (1, 1))), strict=False))
+        panel = points[points.grid.isin([*shown, ADAPTIVE])]
+        for (solver, settings, grid), line in panel.groupby(["solver", "settings", "grid"]):
+            _line(axis, line.sort_values("nfe"), x, f"{solver} {settings}".strip(), str(solver), styles.get(grid, ":"))
+        _floor(axis, points, metric.direction)
+        names = {"-": "solid", "--": "dashed", "-.": "dash-dotted"}
+        heading = ", ".join(
+            f"{grid} {names.get(style, 'dotted')}" if len(shown) > 1 else grid for grid, style in styles.items()
+        )
+        axis.set(xscale="log", xlabel=label, title=f"grid: {heading}" if heading else ADAPTIVE)
+        if metric.limits[0] >= 0:
+            axis.set_yscale("log")
+        if x == "nfe":
+            ticks = sorted({int(budget) for budget in points.budget.dropna()})
+            axis.set_xticks(ticks, [str(tick) for tick in ticks])
+            axis.minorticks_off()
+    axes[0][0].set_ylabel(f"{metric.label} [{metric.unit}]")
+    handles: dict[str, Artist] = {}
+    for axis in axes[0]:
+        handles |= {text: handle for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.suptitle(title)
+    figure.tight_layout(rect=(0, 0, 1 - 2 / figure.get_figwidth(), 1))
+    figure.legend(list(handles.values()), list(handles), loc="center right", frameon=False)
+    return figure
+
+
+def _floor(axis: Axes, points: pd.DataFrame, direction: str) -> None:
+    """The floor, dashed; one far below all values would flatten the curves: the table names it."""
+    floor = points.floor.dropna()
+    if len(floor) and (direction == "none" or floor.mean() > points.value.min() / 10):
+        text = "converged solve" if direction == "none" else "floor"
+        axis.axhline(floor.mean(), color="0.3", linestyle="--", linewidth=1, label=text)
+
+
+def _line(axis: Axes, line: pd.DataFrame, x: str, label: str, solver: str, style: Any) -> None:
+    names = solver_names()
+    place = names.index(solver) if solver in names else len(names)
+    colour = sns.color_palette("husl", len(names) + 1)[place]
+    marker = MARKERS[place % len(MARKERS)]
+    axis.plot(
+        line[x], line.value, color=colour, label=label, marker=marker, markersize=4, linewidth=1.2, linestyle=style
+    )
+    half = 1.96 * line.standard_error.fillna(0)
+    low = (line.value - half).clip(lower=line.value / 10) if (line.value > 0).all() else line.value - half
+    axis.fill_between(line[x], low, line.value + half, color=colour, alpha=0.12, linewidth=0)
+
+
+def _sample_grids(records: list[Record], store: Store) -> Iterator[tuple[str, Figure]]:
+    """The first images of the first seed: a row a solver and grid, a block a budget, a column an x_T."""
+    chosen = [r for r in records if r.spec.problem == Digits.key and r.status == "done" and r.cost]
+    if not chosen:
+        return
+    seed = min(r.spec.seed for r in chosen)
+    chosen = [r for r in chosen if r.spec.seed == seed]
+    budgets = sorted({r.spec.budget for r in chosen if r.spec.budget}) or [
+        max(int(r.cost.nfe) for r in chosen if r.cost)
+    ]
+    rows: dict[tuple[str, str, str], list[Record]] = {}
+    for record in chosen:
+        spec = record.spec
+        rows.setdefault((spec.solver, settings_text(spec.solver, spec.settings), spec.grid), []).append(record)
+    figure, axes = plt.subplots(
+        len(rows), len(budgets), figsize=(0.5 * SHOWN * len(budgets) + 2.4, 0.5 * len(rows) + 0.8), squeeze=False
+    )
+    for line, ((solver, settings, grid), members) in zip(axes, sorted(rows.items()), strict=True):
+        for axis, budget in zip(line, budgets, strict=True):
+            _strip(axis, _within(members, budget), store)
+        text = f"{solver} {settings}".strip() + f"\n{grid}"
+        line[0].set_ylabel(text, rotation=0, ha="right", va="center", fontsize=7)
+    for axis, budget in zip(axes[0], budgets, strict=True):
+        axis.set_title(f"NFE ≤ {budget}", fontsize=9)
+    figure.suptitle(f"{Digits.key}: samples from the same x_T in every row (seed {seed})", fontsize=10)
+    figure.tight_layout(rect=(0, 0, 1, 0.98), h_pad=0.2, w_pad=0.6)
+    yield f"{Digits.key}_samples", figure
+
+
+def _within(members: list[Record], budget: int) -> Record | None:
+    """The cell of a budget; of an adaptive row the one with most evaluations within it."""
+    fitting = [
+        r for r in members if r.spec.budget == budget or (r.spec.budget is None and r.cost and r.cost.nfe <= budget)
+    ]
+    return max(fitting, key=lambda r: r.cost.nfe if r.cost else 0) if fitting else None
+
+
+def _strip(axis: Axes, record: Record | None, store: Store) -> None:
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.grid(visible=False)
+    sns.despine(ax=axis, left=True, bottom=True)
+    samples = store.samples(record.spec) if record else None
+    if samples is None:
+        text = "none within the budget" if record is None else "samples not kept"
+        axis.text(0.5, 0.5, text, ha="center", va="center", fontsize=7, color="0.5", transform=axis.transAxes)
+        return
+    images = np.pad(samples[:SHOWN, 0].numpy(), ((0, 0), (0, 0), (0, 1)), constant_values=1)
+    axis.imshow(np.concatenate(list(images), axis=1), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")

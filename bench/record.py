@@ -1,0 +1,128 @@
+"""The record of one cell: what was asked, what it cost, what came out, where it ran."""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = 1
+
+Status = Literal["done", "diverged", "timeout", "out_of_memory", "error", "skipped"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CellSpec(_Section):
+    """What a cell computes; equal specs have equal results, timing apart.
+
+    Attributes:
+        problem: key of the problem.
+        n: number of samples.
+        solver: key of the solver.
+        settings: its settings, tolerances included.
+        grid: key of the grid; ``adaptive`` where the solver chooses its steps.
+        budget: network evaluations a sample that may be spent; None for adaptive solvers.
+        seed: seed of start and noise.
+        device: ``cpu``, ``cuda`` or ``cuda:i``.
+        batch_size: samples a chunk; None for all at once.
+    """
+
+    problem: str
+    n: int
+    solver: str
+    settings: dict[str, Any]
+    grid: str
+    budget: int | None
+    seed: int
+    device: str
+    batch_size: int | None = None
+
+    @property
+    def name(self) -> str:
+        """File stem: readable, and unique by a hash of all fields."""
+        content = json.dumps(self.model_dump(), sort_keys=True).encode()
+        effort = f"nfe{self.budget}" if self.budget else f"tol{self.settings['rtol']:g}"
+        digest = hashlib.sha256(content).hexdigest()[:10]
+        return f"{self.problem}-{self.solver}-{self.grid}-{effort}-seed{self.seed}-{digest}"
+
+
+class MetricValue(_Section):
+    """One metric of one cell.
+
+    Attributes:
+        value: None where the metric does not apply or could not be taken.
+        standard_error: from resampling the cell's samples.
+        floor: the metric of exact samples of the same number, or its own resolution.
+        reason: why there is no value.
+    """
+
+    value: float | None = None
+    standard_error: float | None = None
+    floor: float | None = None
+    reason: str | None = None
+
+
+class Cost(_Section):
+    """What the solve took.
+
+    Attributes:
+        steps: steps of the grid; None for adaptive solvers.
+        nfe: network evaluations a sample, counted at the network, mean over samples.
+        nfe_max: of the chunk that took most.
+        forwards: passes of the network.
+        derivative_passes: derivative passes of the solve; zero in sampling.
+        seconds: the solve.
+        network_seconds: nfe times the median bare call on the same batch, taken before and after the solve.
+        overhead_seconds: the rest.
+        overhead_per_evaluation: overhead / evaluations, seconds.
+        load_seconds, warm_up_seconds, metric_seconds: off the clock.
+        peak_memory_bytes: peak of the process (CPU: resident set) or of the device's allocator, during the solve.
+    """
+
+    steps: int | None
+    nfe: float
+    nfe_max: int
+    forwards: int
+    derivative_passes: int
+    seconds: float
+    network_seconds: float
+    overhead_seconds: float
+    overhead_per_evaluation: float
+    load_seconds: float
+    warm_up_seconds: float
+    metric_seconds: float
+    peak_memory_bytes: int | None
+
+
+class Environment(_Section):
+    """Where a record was made. ``load_average``: of the machine over the minute before, what else ran."""
+
+    date: str
+    commit: str | None
+    dirty: bool | None
+    trees: dict[str, str]
+    host: str
+    cpu: str
+    cores: int
+    threads: int
+    device: str
+    load_average: float
+    versions: dict[str, str]
+
+
+class Record(_Section):
+    """The result file of a cell."""
+
+    schema_version: Literal[1] = 1
+    spec: CellSpec
+    status: Status
+    last: str | None = None
+    reason: str | None = None
+    traceback: str | None = None
+    cost: Cost | None = None
+    metrics: dict[str, MetricValue] = {}
+    hashes: dict[str, str] = {}
+    environment: Environment

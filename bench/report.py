@@ -1,0 +1,112 @@
+"""A run's folder into tables, figures and a report in Markdown."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from bench.plots import write_figures
+from bench.record import Record
+from bench.store import Store
+from bench.tables import LEGEND, Leaderboard, leaderboards, long_table, markdown, write_tables
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written, and the leaderboards for the terminal."""
+
+    tables: list[Path]
+    figures: list[Path]
+    page: Path
+    boards: list[Leaderboard]
+
+
+def write_report(folder: Path) -> Report:
+    """Render ``tables/``, ``figures/`` and ``report.md`` of a run's folder from its records.
+
+    Raises:
+        UsageError: the folder holds no records, or a damaged one (named).
+    """
+    store = Store(folder)
+    records = list(store.records())
+    table = long_table(records)
+    tables = write_tables(table, folder / "tables")
+    figures = write_figures(table, records, store, folder / "figures")
+    boards = leaderboards(table)
+    page = folder / "report.md"
+    page.write_text(_page(records, table, boards, figures, folder), encoding="utf-8")
+    return Report(tables, figures, page, boards)
+
+
+def _page(
+    records: list[Record], table: pd.DataFrame, boards: list[Leaderboard], figures: list[Path], folder: Path
+) -> str:
+    parts = ["# Report", "", provenance_text(records), "", "## Leaderboard", "", LEGEND, ""]
+    for board in boards:
+        parts += [markdown(board)]
+        prefix = f"{board.problem}_{board.metric}_"
+        parts += [
+            _figure(path, folder) for path in figures if path.name in (f"{prefix}nfe.png", f"{prefix}seconds.png")
+        ]
+    samples = [path for path in figures if path.stem.endswith("_samples")]
+    if samples:
+        parts += ["## Samples", "", *[_figure(path, folder) for path in samples]]
+    parts += ["## Time", "", *_time_table(table), "## Cells without a result", "", *_failures(records)]
+    return "\n".join(parts) + "\n"
+
+
+def _figure(path: Path, folder: Path) -> str:
+    return f"![{path.stem}]({path.relative_to(folder)})\n"
+
+
+def provenance_text(records: list[Record]) -> str:
+    """Machine, dates, versions and commit of the records, and a warning where they are not of one piece."""
+    statuses = Counter(r.status for r in records)
+    where = records[0].environment
+    dates = sorted(r.environment.date for r in records)
+    commits = sorted(
+        {f"{r.environment.commit or 'unknown'}{' (with changes)' if r.environment.dirty else ''}" for r in records}
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in where.versions.items())
+    lines = [
+        f"{len(records)} cells ({', '.join(f'{count} {status}' for status, count in statuses.items())}), "
+        f"{dates[0]} to {dates[-1]}.",
+        f"Machine: {where.cpu}, {where.cores} cores, {where.threads} threads, device {where.device}. {versions}.",
+        f"Commit: {', '.join(commits)}.",
+    ]
+    hashes = {(name, value) for r in records for name, value in r.hashes.items()}
+    mixed = len({name for name, _ in hashes}) < len(hashes)
+    if len(commits) > 1 or mixed or len({(r.environment.cpu, r.environment.device) for r in records}) > 1:
+        lines.append("**These records were made on different commits, machines or checkpoints: compare with care.**")
+    return "  \n".join(lines)
+
+
+def _time_table(table: pd.DataFrame) -> list[str]:
+    """Where the time goes: median over a row's cells."""
+    lines = [
+        "Medians over cells. Network: evaluations times the median bare call of the same batch; overhead: the rest of "
+        "the solve (the noise source included), per evaluation; a negative one is within the clock's noise.",
+        "",
+        "| problem | solver | grid | seconds a solve | network | overhead, µs an evaluation | peak memory, MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    cells = table[table.seconds.notna()].drop_duplicates("cell")
+    for (problem, solver, settings, grid), group in cells.groupby(["problem", "solver", "settings", "grid"]):
+        name = f"{solver} ({settings})" if settings else solver
+        share = (group.network_seconds / group.seconds).median()
+        lines.append(
+            f"| {problem} | {name} | {grid} | {group.seconds.median():.3g} ({group.seconds.min():.2g} to "
+            f"{group.seconds.max():.2g}) | {share:.0%} | {1e6 * group.overhead_per_evaluation.median():.0f} | "
+            f"{group.peak_memory_bytes.median() / 1e6:.0f} |"
+        )
+    return [*lines, ""]
+
+
+def _failures(records: list[Record]) -> list[str]:
+    failed = [r for r in records if r.status != "done"]
+    if not failed:
+        return ["None."]
+    return ["| cell | status | reason |", "|---|---|---|"] + [
+        f"| {r.spec.name} | {r.status} | {' '.join((r.reason or '').split())} |" for r in failed
+    ]

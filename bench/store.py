@@ -1,0 +1,131 @@
+"""The folder of a run: one JSON file a cell, written whole or not at all."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from bench.record import SCHEMA_VERSION, CellSpec, Record
+from pretrained.provenance import write_atomically
+from solvers.errors import UsageError
+
+
+class DamagedRecordError(UsageError):
+    """A record that cannot be read."""
+
+
+class Store:
+    """Records (``records/*.json``) and samples (``samples/*.safetensors``) below one folder.
+
+    Args:
+        folder: made with its parents when something is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._records = folder / "records"
+        self._samples = folder / "samples"
+
+    def create(self) -> None:
+        """Make the folders.
+
+        Raises:
+            UsageError: they cannot be written.
+        """
+        try:
+            for path in (self._records, self._samples):
+                path.mkdir(parents=True, exist_ok=True)
+                probe = path / ".probe"
+                probe.touch()
+                probe.unlink()
+        except OSError as error:
+            raise UsageError(
+                "store", "the output folder is writable", str(self.folder), f"{error}. Choose --out"
+            ) from error
+
+    def lock(self) -> FileLock:
+        """A lock on the folder, held by the run that writes it.
+
+        Raises:
+            UsageError: another process holds it.
+        """
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UsageError(
+                "store", "one run writes a folder at a time", str(self.folder), "Wait, or use --out"
+            ) from error
+        return lock
+
+    def record_path(self, spec: CellSpec) -> Path:
+        """The result file of a cell."""
+        return self._records / f"{spec.name}.json"
+
+    def sample_path(self, spec: CellSpec) -> Path:
+        """The raw samples of a cell."""
+        return self._samples / f"{spec.name}.safetensors"
+
+    def write(self, record: Record, samples: Tensor | None = None) -> Path:
+        """Write samples, then the record that vouches for them."""
+        if samples is not None:
+            write_atomically(self.sample_path(record.spec), save({"samples": samples.cpu().contiguous()}))
+        path = self.record_path(record.spec)
+        write_atomically(path, (record.model_dump_json(indent=1) + "\n").encode())
+        return path
+
+    def read(self, path: Path) -> Record:
+        """One record.
+
+        Raises:
+            DamagedRecordError: it is not whole, not of this schema, or not the file of its own spec.
+        """
+        todo = "Remove it and run again: the cell is recomputed"
+        try:
+            content = json.loads(path.read_bytes())
+            version = content.get("schema_version") if isinstance(content, dict) else None
+            if version != SCHEMA_VERSION:
+                raise DamagedRecordError(
+                    f"record {path}", f"schema version {SCHEMA_VERSION} is read here", version, todo
+                )
+            record = Record.model_validate(content)
+        except (ValueError, ValidationError) as error:
+            if isinstance(error, DamagedRecordError):
+                raise
+            what = str(error).splitlines()[0]
+            raise DamagedRecordError(f"record {path}", "the file is whole and valid", what, todo) from error
+        if path.stem != record.spec.name:
+            raise DamagedRecordError(f"record {path}", "the file's name is that of its spec", record.spec.name, todo)
+        return record
+
+    def records(self) -> Iterator[Record]:
+        """All records, by name.
+
+        Raises:
+            UsageError: the folder holds none, or one is damaged.
+        """
+        paths = sorted(self._records.glob("*.json"))
+        if not paths:
+            raise UsageError("store", "a run's folder holds records", str(self.folder), "Run a matrix into it first")
+        for path in paths:
+            yield self.read(path)
+
+    def samples(self, spec: CellSpec) -> Tensor | None:
+        """The cell's samples, if they were kept."""
+        path = self.sample_path(spec)
+        return load_file(path)["samples"] if path.is_file() else None
+
+    def finished(self, spec: CellSpec) -> Record | None:
+        """The cell's record if there is a good one; a damaged one is set aside as ``*.damaged``."""
+        path = self.record_path(spec)
+        if not path.is_file():
+            return None
+        try:
+            return self.read(path)
+        except DamagedRecordError:
+            path.replace(path.with_suffix(".damaged"))
+            return None

@@ -1,0 +1,256 @@
+"""Records into tables: the long one, the summary over seeds, and the leaderboard."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.metrics.metric import metric_classes
+from bench.problems.problem import problem_classes
+from bench.record import Record
+from solvers.registry import solver_classes
+
+ROW = ["problem", "metric", "solver", "settings", "grid"]
+POINT = [*ROW, "budget", "tolerance"]
+
+# Two values differ when they lie this many standard errors of their difference apart (95 %, two-sided, unpaired).
+SEPARATE = 1.96
+
+
+def settings_text(solver: str, settings: dict[str, Any]) -> str:
+    """The settings that differ from the solver's defaults, tolerances left out; empty for the defaults."""
+    classes = solver_classes()
+    defaults = classes[solver]().settings if solver in classes else {}
+    shown = {k: v for k, v in settings.items() if k not in ("rtol", "atol") and v != defaults.get(k)}
+    return ", ".join(f"{k}={v}" for k, v in shown.items())
+
+
+def long_table(records: Iterable[Record]) -> pd.DataFrame:
+    """One row a cell and metric (a cell without metrics has one row): everything in the records but the tracebacks."""
+    rows = []
+    for record in records:
+        spec, cost, where = record.spec, record.cost, record.environment
+        cell = {
+            "problem": spec.problem,
+            "solver": spec.solver,
+            "settings": settings_text(spec.solver, spec.settings),
+            "grid": spec.grid,
+            "budget": spec.budget,
+            "tolerance": spec.settings.get("rtol") if spec.budget is None else None,
+            "seed": spec.seed,
+            "n": spec.n,
+            "status": record.status,
+            "last": record.last,
+            **(cost.model_dump() if cost else {}),
+            "cell": spec.name,
+            "device": where.device,
+            "threads": where.threads,
+            "commit": where.commit,
+            "dirty": where.dirty,
+            "date": where.date,
+        }
+        if not record.metrics:
+            rows.append({**cell, "reason": record.reason})
+        rows += [{**cell, "metric": key, **value.model_dump()} for key, value in record.metrics.items()]
+    table = pd.DataFrame(rows)
+    for column in ("metric", "value", "standard_error", "floor", "reason", "nfe", "seconds"):
+        if column not in table:
+            table[column] = None
+    numbers = ["budget", "tolerance", "value", "standard_error", "floor", "nfe", "seconds"]
+    table[numbers] = table[numbers].astype(float)
+    order = [*POINT, "seed"]
+    return table[order + [c for c in table if c not in order]].sort_values(order, ignore_index=True)
+
+
+def summary_table(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a point of a curve: means over seeds.
+
+    The standard error of the mean is sqrt(max(mean of the cells' squared errors, variance between seeds) / seeds).
+    """
+    points = []
+    for key, group in table[table.metric.notna()].groupby(POINT, dropna=False):
+        values = group["value"].dropna()
+        seeds = len(values)
+        within = float((group["standard_error"] ** 2).mean())
+        between = float(values.var()) if seeds > 1 else 0.0
+        points.append(
+            {
+                **dict(zip(POINT, key, strict=True)),
+                "value": values.mean() if seeds == len(group) else np.nan,
+                "standard_error": np.sqrt(max(within, between) / seeds) if seeds else np.nan,
+                "floor": group["floor"].mean(),
+                "seeds": seeds,
+                "nfe": group["nfe"].mean(),
+                "seconds": group["seconds"].median(),
+                "seconds_low": group["seconds"].min(),
+                "seconds_high": group["seconds"].max(),
+                "overhead_per_evaluation": group["overhead_per_evaluation"].median(),
+                "reason": next(iter(group["reason"].dropna()), None),
+            }
+        )
+    return pd.DataFrame(points)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One place of a leaderboard: text, and whether it is tied with the best of its column."""
+
+    text: str
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """One metric of one problem: rows by solver and grid, a column a budget.
+
+    Attributes:
+        notes: reading aids, one a line.
+    """
+
+    problem: str
+    metric: str
+    title: str
+    budgets: list[int]
+    rows: list[tuple[str, str, list[Entry]]]
+    notes: list[str]
+
+
+def number(value: float, error: float | None = None) -> str:
+    """A value with its standard error, both to the error's first digits; without one, to three digits."""
+    if error is None or not np.isfinite(error) or error <= 0:
+        return f"{value:.3g}"
+    if error < 1e-4 * max(abs(value), 1e-300) or abs(value) < 1e-3:
+        return f"{value:.2e} ± {error:.0e}"
+    digits = max(0, 1 - int(np.floor(np.log10(error))))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def leaderboards(table: pd.DataFrame) -> list[Leaderboard]:
+    """Every problem's metrics in the order in which they were declared."""
+    summary = summary_table(table)
+    found = []
+    for problem, part in table.groupby("problem", sort=False):
+        taken = set(part.metric.dropna())
+        for metric in (m for m in problem_classes()[str(problem)].metrics if m in taken):
+            points = summary[(summary.problem == problem) & (summary.metric == metric)]
+            found.append(_leaderboard(str(problem), str(metric), points, part))
+    return found
+
+
+def _leaderboard(problem: str, metric: str, points: pd.DataFrame, cells: pd.DataFrame) -> Leaderboard:
+    declared = metric_classes()[metric]
+    budgets = sorted(int(b) for b in cells.budget.dropna().unique()) or [int(np.ceil(points.nfe.max()))]
+    groups = points.groupby(ROW[2:], sort=False)
+    rows = {tuple(str(part) for part in key): _placed(row, budgets) for key, row in groups}
+    best = {b: _best([row[b] for row in rows.values() if b in row], declared.direction) for b in budgets}
+    order = sorted(rows, key=lambda key: _rank(rows[key], budgets, declared.direction, key))
+    shown = []
+    for key in order:
+        (solver, settings, grid), row = key, rows[key]
+        status = cells[(cells.solver == solver) & (cells.settings == settings) & (cells.grid == grid)]
+        name = f"{solver} ({settings})" if settings else solver
+        shown.append((name, grid, _entries(row, budgets, best, status)))
+    return Leaderboard(problem, metric, _title(problem, metric), budgets, shown, _notes(metric, points, cells))
+
+
+def _title(problem: str, metric: str) -> str:
+    declared = metric_classes()[metric]
+    better = {"lower": "lower is better", "higher": "higher is better", "none": "not ranked"}[declared.direction]
+    return f"{problem}: {declared.label} [{declared.unit}], {better}"
+
+
+def _placed(row: pd.DataFrame, budgets: list[int]) -> dict[int, pd.Series]:
+    """The point that stands in each column: the budget's own, for adaptive rows the most evaluations within it."""
+    placed = {}
+    for budget in budgets:
+        within = row[row.budget == budget] if row.budget.notna().any() else row[row.nfe <= budget]
+        if len(within):
+            placed[budget] = within.iloc[int(within.nfe.argmax())]
+    return placed
+
+
+def _best(points: list[pd.Series], direction: str) -> pd.Series | None:
+    points = [p for p in points if np.isfinite(p.value)]
+    if direction == "none" or not points:
+        return None
+    return min(points, key=lambda p: p.value if direction == "lower" else -p.value)
+
+
+def _rank(row: dict[int, pd.Series], budgets: list[int], direction: str, key: Any) -> tuple[Any, ...]:
+    """Order of rows: by the value at the largest budget, then the next, rows without values last."""
+    sign = -1 if direction == "higher" else 1
+    values = [row[b].value if b in row else np.nan for b in reversed(budgets)]
+    if direction == "none":
+        return (bool(np.isnan(values).all()), key)
+    return (*(np.inf if np.isnan(v) else sign * v for v in values), key)
+
+
+def _entries(
+    row: dict[int, pd.Series], budgets: list[int], best: dict[int, pd.Series | None], cells: pd.DataFrame
+) -> list[Entry]:
+    reasons = {point.reason for point in row.values() if not np.isfinite(point.value)}
+    if len(reasons) == 1 and not any(np.isfinite(point.value) for point in row.values()):
+        return [Entry(str(reasons.pop())), *[Entry("")] * (len(budgets) - 1)]
+    return [_entry(row.get(b), b, best[b], cells) for b in budgets]
+
+
+def _entry(point: pd.Series | None, budget: int, best: pd.Series | None, cells: pd.DataFrame) -> Entry:
+    if point is None:
+        failed = cells[(cells.budget == budget) & (cells.status != "done")]
+        return Entry(failed.status.iloc[0] if len(failed) else "")
+    if not np.isfinite(point.value):
+        return Entry(point.reason or "failed for a seed")
+    text = number(point.value, point.standard_error)
+    if abs(point.nfe - budget) > 1e-9:
+        text += f" @{point.nfe:.0f}"
+    if best is None:
+        return Entry(text)
+    apart = abs(point.value - best.value)
+    return Entry(text, bool(apart <= SEPARATE * np.hypot(point.standard_error, best.standard_error)))
+
+
+def _notes(metric: str, points: pd.DataFrame, cells: pd.DataFrame) -> list[str]:
+    n = ", ".join(str(n) for n in sorted(cells.n.unique()))
+    notes = [f"Mean ± standard error over {int(points.seeds.max())} seeds, n = {n} samples a seed."]
+    floors = points.floor.dropna()
+    if len(floors):
+        kind = "Converged solve" if metric == "bits_per_dim" else "Floor"
+        notes.append(f"{kind}: {number(floors.mean())}.")
+    failed = cells[cells.status != "done"]
+    if len(failed):
+        counts = failed.drop_duplicates("cell").status.value_counts()
+        listed = ", ".join(f"{count} {status}" for status, count in counts.items())
+        notes.append(f"Cells without a result: {listed}.")
+    return notes
+
+
+LEGEND = (
+    "Columns: budget of network evaluations a sample. `@k`: k were spent (counted). Bold: not separable from the best of "
+    "the column (95 %, unpaired). Adaptive rows stand in a column with the finest tolerance whose counted evaluations "
+    "fit. Rows are ordered by their value at the largest budget."
+)
+
+
+def markdown(board: Leaderboard) -> str:
+    """A leaderboard as a Markdown table."""
+    lines = [f"### {board.title}", ""]
+    lines.append("| solver | grid | " + " | ".join(f"NFE {b}" for b in board.budgets) + " |")
+    lines.append("|---|---|" + "---|" * len(board.budgets))
+    for solver, grid, entries in board.rows:
+        texts = [f"**{e.text}**" if e.best else e.text for e in entries]
+        lines.append(f"| {solver} | {grid} | " + " | ".join(texts) + " |")
+    return "\n".join([*lines, "", " ".join(board.notes), ""])
+
+
+def write_tables(table: pd.DataFrame, folder: Path) -> list[Path]:
+    """Write the long table (CSV, Parquet) and the leaderboard (Markdown); returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / "long.csv", folder / "long.parquet", folder / "leaderboard.md"]
+    table.to_csv(paths[0], index=False)
+    table.to_parquet(paths[1], index=False)
+    boards = "\n".join(markdown(board) for board in leaderboards(table))
+    paths[2].write_text(f"# Leaderboard\n\n{LEGEND}\n\n{boards}", encoding="utf-8")
+    return paths
