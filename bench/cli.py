@@ -132,6 +132,22 @@ def train(
     out.print(f"Weights and card: {result}", soft_wrap=True)
 
 
+@app.command()
+def docs(
+    check: Annotated[bool, typer.Option("--check", help="write nothing; exit code 1 if something is stale")] = False,
+) -> None:
+    """Render the README's tables from the registries and the committed records."""
+    from bench.docs import update_readme
+
+    if update_readme(check):
+        out.print("README.md is up to date.")
+    elif check:
+        err.print("README.md is stale: run scorebench docs.")
+        raise typer.Exit(1)
+    else:
+        out.print("README.md is rendered anew.")
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(str(v) for v in value)

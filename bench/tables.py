@@ -228,9 +228,9 @@ def _notes(metric: str, points: pd.DataFrame, cells: pd.DataFrame) -> list[str]:
 
 
 LEGEND = (
-    "Columns: budget of network evaluations a sample. `@k`: k were spent (counted). Bold: not separable from the best of "
-    "the column (95 %, unpaired). Adaptive rows stand in a column with the finest tolerance whose counted evaluations "
-    "fit. Rows are ordered by their value at the largest budget."
+    "Columns: budget of network evaluations a sample. `@k`: k were spent (counted). Bold: not separable from the best "
+    "of the column (95 %, unpaired). Adaptive rows stand in a column with the finest tolerance whose evaluations fit. "
+    "Rows are ordered by their value at the largest budget."
 )
 
 

@@ -26,7 +26,8 @@ def train(card: Card, out: Path, device: torch.device | str = "cpu", progress: b
     """Trains the network of a card; writes ``<out>/<name>.safetensors`` and ``<out>/<name>.yaml``, each atomically.
 
     The weights are the moving average of the run. All draws come from generators seeded with the card's seed: on one
-    machine two runs give the same weights, whatever the state of the global generator, which is left as it was.
+    machine with one number of threads two runs give the same weights, whatever the state of the global generator, which
+    is left as it was.
 
     Args:
         card: the recipe; a result it already has is replaced in the written card.

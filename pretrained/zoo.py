@@ -13,7 +13,7 @@ from pretrained.data import load_data
 from pretrained.networks.classifier import Classifier
 from pretrained.tasks import build_network
 from solvers.errors import UsageError, unknown_name
-from solvers.process import Parametrisation, ReverseProcess
+from solvers.process import Parametrisation
 from solvers.sde import ForwardSDE
 
 CHECKPOINTS = CARDS.parent / "checkpoints"
@@ -40,10 +40,6 @@ class Checkpoint:
     levels: int
     card: ScoreCard
     sha256: str
-
-    def process(self) -> ReverseProcess:
-        """A fresh reverse process, its count of evaluations at zero."""
-        return ReverseProcess(self.sde, self.network, self.parametrisation)
 
 
 @dataclass(frozen=True)
@@ -112,7 +108,7 @@ def _files(name: str, folder: Path | None) -> tuple[Card, Path]:
 def _restore(card: Card, path: Path, device: torch.device | str) -> tuple[nn.Module, str]:
     """The network of a card with the weights of a file whose hash the card confirms."""
     who = f"load {card.name}"
-    todo = f"Restore it with `git checkout -- {path}`, or make it anew with `scorebench train {card.name}`."
+    todo = f"Restore it with `git checkout -- {path}`, or `scorebench train {card.name}` and copy both files it makes."
     if card.result is None:
         raise UsageError(who, "its card has no result: it was never trained", todo=todo)
     if not path.is_file():

@@ -1,35 +1,28 @@
-"""Sources of randomness: a seeded Brownian path per sample, and a tape of recorded normals.
+"""Sources of randomness: a seeded Brownian path per sample, a tape of recorded normals, unit probes.
 
-Every value is a pure function of (seed, sample index, stream, interval), made by a counter-based generator
-(SplitMix64's finaliser on 64-bit counters, then Box-Muller) from plain integer tensor operations: no generator object,
-no state, the same numbers on every device and for every batch split.
-
-The path is Levy's construction on a fixed tree of cells. [0, t_max] is halved towards 0 into octaves, because the grids
-of diffusion models refine there; each octave is then halved ``levels`` times. W(t) is a sum with one unit normal Z a
-cell that contains t: sqrt(t_max) Z for the root, and for a cell of width w in which t lies at the fraction v
+The path is Levy's construction on a fixed tree of cells, from addressed normals Z: every value is a pure function of
+(seed, sample index, time). [0, t_max] is halved towards 0 into octaves, because the grids of diffusion models refine
+there; each octave is then halved ``levels`` times. From an octave's right end, at time T, to its left end W is halved
+and gets sqrt(T)/2 Z; inside it is the straight line plus, for each cell of width w in which t lies at the fraction v,
 
     sqrt(w) min(v, 1 - v) Z          (Schauder function: the bridge's midpoint has variance w/4)
     sqrt(w v (1 - v)) Z              in the smallest cells (the bridge's own law at t).
 
-Reference: Levy 1948; Karatzas & Shreve 1991, sec. 2.3; the generator: Steele, Lea & Flood 2014, OOPSLA.
+Reference: Levy 1948; Karatzas & Shreve 1991, sec. 2.3.
 """
 
 import math
-from collections.abc import Sequence
-from hashlib import blake2b
+from bisect import bisect_left
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from solvers.errors import UsageError
+from solvers.normals import WEYL, Normals, key_of
 
 # The path refines towards 0 by this many octaves: down to t_max / 2^26, 1.5e-8 of the whole.
 OCTAVES = 26
-
-_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
-_MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
-_MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 
 class Brownian(Protocol):
@@ -40,79 +33,6 @@ class Brownian(Protocol):
 
     def normal(self, stream: str) -> Tensor:
         """Unit normals apart from the path, one draw a stream name, shape (n, ...)."""
-
-
-def _mix(h: Tensor) -> Tensor:
-    """SplitMix64's finaliser, in place. Shifts of signed integers are arithmetic, hence the masks."""
-    h ^= (h >> 30) & ((1 << 34) - 1)
-    h *= _MIX_1
-    h ^= (h >> 27) & ((1 << 37) - 1)
-    h *= _MIX_2
-    h ^= (h >> 31) & ((1 << 33) - 1)
-    return h
-
-
-def _key(*words: object) -> int:
-    """A signed 64-bit key of the words."""
-    return int.from_bytes(blake2b(repr(words).encode(), digest_size=8).digest(), "big", signed=True)
-
-
-class Normals:
-    """Unit normals addressed by (seed, sample index, key), shape (n, ...).
-
-    Args:
-        seed: seed of the family.
-        shape: (n, ...), the shape of a draw.
-        first: index of the first sample, for a chunk of a larger batch.
-        dtype: floating type of the draws; the random bits do not depend on it.
-        device: where they are made.
-    """
-
-    def __init__(
-        self,
-        seed: int,
-        shape: Sequence[int],
-        *,
-        first: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.seed = seed
-        self.shape = tuple(shape)
-        self.dtype = dtype
-        self.device = torch.device(device)
-        self._dim = math.prod(self.shape[1:])
-        # One 64-bit word makes two normals.
-        sample = torch.arange(first, first + self.shape[0], dtype=torch.int64, device=self.device)
-        pair = torch.arange((self._dim + 1) // 2, dtype=torch.int64, device=self.device)
-        sample = _mix(sample * _GOLDEN + _key("scorebench", seed))
-        self._counter = _mix(sample[:, None] + pair * _GOLDEN)
-
-    def _uniform_pairs(self, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Two independent uniforms on (0, 1), each (*keys.shape[:-1], n, ceil(dim/2)); keys (..., 1 or n)."""
-        h = _mix(self._counter ^ keys[..., None])
-        scale = 2.0**-32
-        first = ((h >> 32) & 0xFFFFFFFF).to(self.dtype).add_(0.5).mul_(scale)
-        second = (h & 0xFFFFFFFF).to(self.dtype).add_(0.5).mul_(scale)
-        return first, second
-
-    def uniform(self, stream: str) -> Tensor:
-        """One uniform on (0, 1) a sample, shape (n,)."""
-        return self._uniform_pairs(self._stream(stream))[0][:, 0]
-
-    def unit(self, keys: Tensor) -> Tensor:
-        """Unit normals, shape (*keys.shape[:-1], n, dim)."""
-        radius, angle = self._uniform_pairs(keys)
-        radius = radius.log_().mul_(-2).sqrt_()
-        angle = angle.mul_(2 * math.pi)
-        return torch.cat([radius * angle.cos(), radius * angle.sin()], -1)[..., : self._dim]
-
-    def normal(self, stream: str) -> Tensor:
-        """Unit normals of a named stream, shape (n, ...)."""
-        return self.unit(self._stream(stream)).reshape(self.shape)
-
-    def _stream(self, stream: str) -> Tensor:
-        return torch.full((1,), _key(stream), dtype=torch.int64, device=self.device)
 
 
 class BrownianPath:
@@ -130,18 +50,19 @@ class BrownianPath:
         levels: halvings of an octave.
     """
 
-    def __init__(self, normals: Normals, t_max: float, levels: int = 16) -> None:
+    def __init__(self, normals: Normals, t_max: float, levels: int = 14) -> None:
         self._normals = normals
         self._t_max = t_max
         self._levels = levels
-        # Rows of an expansion: the root, the cells [0, t_max/2^j], then the cells inside one octave.
-        self._chain = OCTAVES + 1
-        self._rows = self._chain + levels + 1
-        row = torch.arange(self._rows, device=normals.device)[:, None]
-        self._row = row
-        self._chain_width = t_max * 2.0 ** -(row[1 : self._chain] - 1).double()
-        self._level = row[self._chain :] - self._chain
-        self._unit: Tensor | None = None
+        level = torch.arange(levels + 1, device=normals.device)
+        self._shift = (levels - level)[:, None, None, None]
+        self._salt = ((level << 48) * WEYL + key_of("path"))[:, None, None, None]
+        # Smallest cells in a cell of each level; scale of its Schauder function there, in the square root of an octave.
+        self._cells = torch.exp2((levels - level).double())
+        self._scale = torch.exp2(-level.double() / 2) / self._cells
+        self._ends: list[Tensor] = []
+        # Normals of the cells that contain the last time, (n dim, levels + 1).
+        self._inner: Tensor | None = None
         self._cell = (-1, 0)
         self._last: tuple[float, Tensor] | None = None
 
@@ -157,68 +78,81 @@ class BrownianPath:
         """
         if isinstance(t, Tensor) or isinstance(s, Tensor):
             return self._per_sample(t) - self._per_sample(s)
-        if t != s and self._locate(t) == self._locate(s):
+        place_t, place_s = self._locate(t), self._locate(s)
+        if t != s and place_t[:2] == place_s[:2]:
             raise UsageError("BrownianPath", "an increment must span more than a smallest cell", (t, s), "Raise levels")
-        return self._common(t) - self._common(s)
+        return self._common(t, *place_t) - self._common(s, *place_s)
 
-    def _locate(self, t: float) -> tuple[int, int]:
-        """Octave and smallest cell of a time."""
+    def _locate(self, t: float) -> tuple[int, int, float]:
+        """Octave, smallest cell, and position in the octave in smallest cells, of a time."""
         if not 0 <= t <= self._t_max:
             raise UsageError("BrownianPath", f"times lie in [0, {self._t_max}]", t)
-        octave = min(max(-math.frexp(t / self._t_max)[1], 0), OCTAVES) if t else OCTAVES
-        width = self._t_max * 2.0 ** -min(octave + 1, OCTAVES)
-        fraction = (t - (width if octave < OCTAVES else 0.0)) / width
-        return octave, min(int(fraction * 2**self._levels), 2**self._levels - 1)
+        ratio = t / self._t_max
+        octave = min(max(-math.frexp(ratio)[1], 0), OCTAVES) if ratio else OCTAVES
+        fraction = ratio * 2.0 ** (octave + 1) - 1 if octave < OCTAVES else ratio * 2.0**OCTAVES
+        position = fraction * 2**self._levels
+        return octave, min(int(position), 2**self._levels - 1), position
 
-    def _expansion(self, octave: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and weights of the cells that contain ``t``, each (rows, len(t)); octave, t (len(t),)."""
-        width = self._t_max * torch.exp2(-(octave + 1).clamp(max=OCTAVES).double())
-        left = torch.where(octave < OCTAVES, width, 0.0)
-        v_chain = (t / self._chain_width).clamp(max=1.0)
-        cells = torch.exp2(self._level.double())
-        scaled = (t - left) / width * cells
-        index = torch.minimum(scaled.floor(), cells - 1)
-        v = scaled - index
-        root = (t / math.sqrt(self._t_max))[None]
-        chain = self._chain_width.sqrt() * torch.minimum(v_chain, 1 - v_chain)
-        inner = torch.minimum(v, 1 - v)
-        inner[-1] = (v[-1] * (1 - v[-1])).sqrt()
-        weights = torch.cat([root, chain, (width / cells).sqrt() * inner])
-        # The cell's address: row, and inside an octave the octave and the index as well.
-        address = torch.cat([torch.zeros_like(v_chain[:1]), torch.zeros_like(v_chain), index]).long()
-        inside = self._row >= self._chain
-        address = address + torch.where(inside, (octave + 1) << 40, 0) + (self._row << 48)
-        return _mix(address * _GOLDEN + _key("path")), weights
+    def _end(self, octave: int) -> Tensor:
+        """W at the right end of an octave, (n dim,); at 0 for the one after the last."""
+        for j in range(len(self._ends), octave + 1):
+            unit = self._normals.pairs(self._normals.key("octave", j)).flatten()
+            if j == 0:
+                end = math.sqrt(self._t_max) * unit
+            elif j <= OCTAVES:
+                end = (self._ends[-1] + math.sqrt(self._t_max * 2.0 ** (1 - j)) * unit) / 2
+            else:
+                end = torch.zeros_like(unit)
+            self._ends.append(end)
+        return self._ends[octave]
 
-    def _common(self, t: float) -> Tensor:
+    def _common(self, t: float, octave: int, cell: int, position: float) -> Tensor:
         """W(t) for one time, from the normals kept of the last query and new ones."""
         if self._last is not None and self._last[0] == t:
             return self._last[1]
-        octave, leaf = self._locate(t)
-        device = self._normals.device
-        times = torch.full((1,), t, dtype=torch.float64, device=device)
-        keys, weights = self._expansion(torch.full((1,), octave, dtype=torch.int64, device=device), times)
-        if self._unit is None:
-            self._unit = self._normals.unit(keys).flatten(1)
+        known = self._levels + 1 - (self._cell[1] ^ cell).bit_length() if octave == self._cell[0] else 0
+        # A cell's address: its level, and its number among all octaves' cells of that level.
+        number = torch.bitwise_right_shift((octave + 1 << self._levels) | cell, self._shift[known:])
+        new = self._normals.pairs(torch.add(self._salt[known:], number, alpha=WEYL))
+        if self._inner is None:
+            self._inner = new.flatten(1).T
         else:
-            old_octave, old_leaf = self._cell
-            kept = self._levels + 1 - (old_leaf ^ leaf).bit_length() if octave == old_octave else 0
-            first = self._chain + kept
-            self._unit[first:] = self._normals.unit(keys[first:]).flatten(1)
-        self._cell = octave, leaf
-        value = weights[:, 0].to(self._normals.dtype) @ self._unit
-        self._last = t, value.reshape(self._normals.shape)
+            self._inner.T[known:] = new.flatten(1)
+        self._cell = octave, cell
+        inside = torch.remainder(position, self._cells)
+        weights = torch.minimum(inside, self._cells - inside).mul_(self._scale)
+        v = position - cell
+        weights[-1] = math.sqrt(max(v * (1 - v), 0.0) / 2**self._levels)
+        line = torch.lerp(self._end(octave + 1), self._end(octave), position / 2**self._levels)
+        width = self._t_max * 2.0 ** -min(octave + 1, OCTAVES)
+        value = torch.addmv(line, self._inner, weights.to(line.dtype), alpha=math.sqrt(width))
+        self._last = t, self._normals.arrange(value.view(new.shape[1:]))
         return self._last[1]
 
     def _per_sample(self, t: Tensor | float) -> Tensor:
         """W at one time per sample."""
         n = self._normals.shape[0]
-        times = torch.as_tensor(t, dtype=torch.float64, device=self._normals.device).expand(n)
-        octave = (-torch.frexp(times / self._t_max).exponent.long()).clamp(0, OCTAVES)
-        octave = torch.where(times > 0, octave, OCTAVES)
-        keys, weights = self._expansion(octave, times)
-        unit = self._normals.unit(keys)
-        return (weights[..., None].to(unit.dtype) * unit).sum(0).reshape(self._normals.shape)
+        ratio = torch.as_tensor(t, dtype=torch.float64, device=self._normals.device).expand(n) / self._t_max
+        octave = (-torch.frexp(ratio).exponent.long()).clamp(0, OCTAVES)
+        octave = torch.where(ratio > 0, octave, OCTAVES)
+        last = octave == OCTAVES
+        fraction = torch.where(last, ratio * 2.0**OCTAVES, ratio * torch.exp2(octave.double() + 1) - 1)
+        width = self._t_max * torch.exp2(-(octave + 1).clamp(max=OCTAVES).double())
+        position = fraction * 2**self._levels
+        cell = position.long().clamp(max=2**self._levels - 1)
+        number = (octave + 1 << self._levels | cell)[:, None, None] >> self._shift
+        inner = self._normals.pairs(self._salt + number * WEYL)
+        inside = torch.remainder(position, self._cells[:, None])
+        weights = torch.minimum(inside, self._cells[:, None] - inside) * self._scale[:, None]
+        v = position - cell
+        weights[-1] = (v * (1 - v) / 2**self._levels).sqrt()
+        weights = (weights * width.sqrt()).to(inner.dtype)
+        self._end(OCTAVES + 1)
+        ends = torch.stack(self._ends).view(-1, *inner.shape[1:])
+        sample = torch.arange(n, device=ratio.device)
+        upper, lower = ends[octave, :, sample].transpose(0, 1), ends[octave + 1, :, sample].transpose(0, 1)
+        line = torch.lerp(lower, upper, fraction.to(lower.dtype)[:, None])
+        return self._normals.arrange(line + (weights[:, None, :, None] * inner).sum(0))
 
 
 class Tape:
@@ -249,6 +183,55 @@ class Tape:
             raise UsageError(
                 "Tape", f"only {self._count} draws were recorded", None, "Record as many as the solver takes"
             )
+        return draw
+
+
+class UnitProbes:
+    """Unit impulses in place of normals: draw k is 1 in row ``first + k`` of the batch and 0 in the others.
+
+    A sampler that is affine in its draws shows its whole matrix in one run on them. Draws come in the order of asking;
+    the same interval or stream gives the same draw again.
+
+    Args:
+        x: states like the solver's, whose shape, type and device the draws have. Draws beyond its rows are 0.
+        first: row of the first draw.
+    """
+
+    def __init__(self, x: Tensor, first: int = 0) -> None:
+        self._like = x
+        self._first = first
+        self._rows: dict[object, int] = {}
+        self._intervals: list[tuple[float, float]] = []
+
+    @property
+    def count(self) -> int:
+        """Draws taken so far."""
+        return len(self._rows)
+
+    def dw(self, t: Any, s: Any) -> Tensor:
+        """sqrt(t - s) times a draw.
+
+        Raises:
+            UsageError: the interval overlaps an earlier one, so that the two increments were not independent.
+        """
+        if (t, s) not in self._rows:
+            place = bisect_left(self._intervals, (s, t))
+            for start, end in self._intervals[max(place - 1, 0) : place + 1]:
+                if start < t and s < end:
+                    raise UsageError(
+                        "UnitProbes", f"increments are over disjoint intervals, ({start}, {end}) was taken", (s, t)
+                    )
+            self._intervals.insert(place, (s, t))
+        return math.sqrt(t - s) * self._impulse((t, s))
+
+    def normal(self, stream: str) -> Tensor:
+        """A draw for each stream."""
+        return self._impulse(stream)
+
+    def _impulse(self, key: object) -> Tensor:
+        draw = torch.zeros_like(self._like)
+        row = self._first + self._rows.setdefault(key, len(self._rows))
+        draw[row : row + 1] = 1
         return draw
 
 

@@ -10,6 +10,7 @@ Score, noise, denoised and velocity are affine in one another. Writing each pred
 a prediction y is turned into another one by  y' = ((A - A') x + B y) / B'.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -94,7 +95,10 @@ class ReverseProcess:
         times = self._times(x, t)
 
         def pass_with(v: Tensor) -> tuple[Tensor, Tensor]:
-            value, tangent = torch.func.jvp(lambda z: self.network(z, times), (x,), (v,))  # type: ignore[misc]
+            with warnings.catch_warnings():
+                # torch's own forward-mode formulas still go through torch.jit, which torch itself deprecates.
+                warnings.simplefilter("ignore", FutureWarning)
+                value, tangent = torch.func.jvp(lambda z: self.network(z, times), (x,), (v,))  # type: ignore[misc]
             return value, tangent
 
         if len(probes) == 1:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bench.problems.problem import FlowProblem, register_problem
+from solvers.normals import Normals
 from solvers.process import ReverseProcess
 from solvers.sde import VP, ForwardSDE, expand
 
@@ -51,13 +52,12 @@ class Gaussian(FlowProblem):
         score: Tensor = (alpha * mean - x) / (alpha**2 * var + sigma**2)
         return score
 
-    def marginal_sample(self, t: float, unit: Tensor) -> Tensor:
-        """Draws of the exact law at t from unit normals (n, 8)."""
+    def marginal_sample(self, t: float, normals: Normals, stream: str) -> Tensor:
         mean, var = self.law(t)
-        return mean + var.sqrt() * unit
+        return mean + var.sqrt() * normals.normal(stream)
 
     def reference(self, n: int, seed: int, draw: int) -> Tensor:
-        return self.marginal_sample(self.sde.t_min, self.normals(n, seed).normal(f"reference {draw}")).cpu()
+        return self.marginal_sample(self.sde.t_min, self.normals(n, seed), f"reference {draw}").cpu()
 
     def flow(self, x: Tensor, t: float, s: float) -> Tensor:
         mean_t, var_t = self.law(t)

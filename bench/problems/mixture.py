@@ -9,10 +9,11 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from bench.problems.problem import FlowProblem, register_problem
+from solvers.normals import Normals
 from solvers.process import ReverseProcess
 from solvers.sde import VP, ForwardSDE, expand
 
-# Relative and absolute tolerance of the converged solve; errors of solvers are measured down to about 1e-8.
+# Relative and absolute tolerance of the converged solve.
 TOLERANCE = 1e-10
 
 
@@ -55,16 +56,13 @@ class Mixture2d(FlowProblem):
         score: Tensor = (alpha * (weights @ self.centres.to(x.dtype)) - x) / var
         return score
 
-    def marginal_sample(self, t: float, unit: Tensor, uniform: Tensor) -> Tensor:
-        """Draws of the exact law at t from unit normals (n, 2) and uniforms (n,)."""
+    def marginal_sample(self, t: float, normals: Normals, stream: str) -> Tensor:
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
-        centre = self.centres[(uniform * 8).long().clamp(max=7)]
-        return alpha * centre + math.sqrt((alpha * self.std) ** 2 + sigma**2) * unit
+        centre = self.centres[(normals.uniform(f"{stream} component") * 8).long().clamp(max=7)]
+        return alpha * centre + math.sqrt((alpha * self.std) ** 2 + sigma**2) * normals.normal(stream)
 
     def reference(self, n: int, seed: int, draw: int) -> Tensor:
-        normals = self.normals(n, seed)
-        unit, uniform = normals.normal(f"reference {draw}"), normals.uniform(f"component {draw}")
-        return self.marginal_sample(self.sde.t_min, unit, uniform).cpu()
+        return self.marginal_sample(self.sde.t_min, self.normals(n, seed), f"reference {draw}").cpu()
 
     def flow(self, x: Tensor, t: float, s: float) -> Tensor:
         process = self.process()

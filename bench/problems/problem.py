@@ -6,8 +6,9 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from solvers.brownian import BrownianPath, Normals
+from solvers.brownian import BrownianPath
 from solvers.errors import unknown_name
+from solvers.normals import Normals
 from solvers.process import ReverseProcess
 from solvers.sde import ForwardSDE
 
@@ -69,7 +70,17 @@ class Problem(ABC):
 
 
 class FlowProblem(Problem):
-    """A problem on which the probability flow's map is known, exactly or to a certified precision."""
+    """A problem on which the probability flow's map is known, exactly or to a certified precision.
+
+    Attributes:
+        flow_precision: error of :meth:`flow`, units of x; errors of solvers are resolved down to it.
+    """
+
+    flow_precision: ClassVar[float]
+
+    @abstractmethod
+    def marginal_sample(self, t: float, normals: Normals, stream: str) -> Tensor:
+        """Draws of the exact law at t from the normals of a stream, shape (n, ...)."""
 
     @abstractmethod
     def flow(self, x: Tensor, t: float, s: float) -> Tensor:

@@ -1,0 +1,105 @@
+"""The parts of the README that are rendered from the registries and from the committed records."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from bench import menus
+from bench.environment import ROOT
+from bench.report import provenance_text
+from bench.store import Store
+from bench.tables import long_table, number, summary_table
+from solvers.errors import UsageError
+
+README = ROOT / "README.md"
+REFERENCE = ROOT / "results" / "reference" / "quick"
+
+# What the README shows of the reference run: problem, metric, heading; at these budgets, on the common grid.
+COLUMNS = (
+    ("gaussian", "pathwise_rmse", "Gaussian, pathwise error"),
+    ("mixture_2d", "sliced_w2", "mixture, sliced W2"),
+    ("digits", "fd_digits", "digits, Fréchet distance"),
+)
+BUDGETS = (10, 50)
+COMMON_GRID = "log_snr"
+
+
+def _results() -> str:
+    """The reference run's values on the common grid."""
+    records = list(Store(REFERENCE).records())
+    points = summary_table(long_table(records))
+    heads = [f"{head}, NFE {budget}" for _, _, head in COLUMNS for budget in BUDGETS]
+    lines = ["| solver | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+    shown = points[points.grid == COMMON_GRID]
+    for solver in shown.solver.unique():
+        texts = []
+        for problem, metric, _ in COLUMNS:
+            for budget in BUDGETS:
+                match = shown[
+                    (shown.solver == solver)
+                    & (shown.problem == problem)
+                    & (shown.metric == metric)
+                    & (shown.budget == budget)
+                ]
+                known = match[match.value.notna()]
+                texts.append(number(known.value.iloc[0], known.standard_error.iloc[0]) if len(known) else "–")
+        lines.append(f"| {solver} | " + " | ".join(texts) + " |")
+    floors = []
+    for problem, metric, _ in COLUMNS:
+        floor = points[(points.problem == problem) & (points.metric == metric)].floor.mean()
+        floors += [number(floor)] * len(BUDGETS)
+    lines.append("| *floor* | " + " | ".join(f"*{text}*" for text in floors) + " |")
+    return "\n".join([*lines, "", provenance_text(records)])
+
+
+def _table(rows: menus.Rows, columns: dict[str, str]) -> str:
+    """Rows of a menu as a Markdown table of some of their columns."""
+    lines = ["| " + " | ".join(columns.values()) + " |", "|" + "---|" * len(columns)]
+    for row in rows:
+        texts = ["–" if row[key] is None else str(row[key]) for key in columns]
+        lines.append("| " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
+def _solvers() -> str:
+    columns = {
+        "name": "solver",
+        "family": "family",
+        "order": "order declared",
+        "evaluations per step": "evaluations a step",
+        "reference": "reference",
+    }
+    return _table(menus.solvers(), columns)
+
+
+def _problems() -> str:
+    rows = [{**row, "metrics": ", ".join(f"`{name}`" for name in row["metrics"])} for row in menus.problems()]
+    return _table(rows, {"name": "problem", "summary": "what it is", "metrics": "metrics"})
+
+
+SECTIONS: dict[str, Callable[[], str]] = {"results": _results, "solvers": _solvers, "problems": _problems}
+
+
+def render(text: str) -> str:
+    """The text with every ``<!-- begin NAME -->`` … ``<!-- end NAME -->`` section made anew.
+
+    Raises:
+        UsageError: a section's markers are missing.
+    """
+    for name, make in SECTIONS.items():
+        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+        if not pattern.search(text):
+            raise UsageError("docs", "the README holds the markers of every section", begin, "Put both markers back")
+        section = f"{begin}\n{make()}\n{end}".replace("\\", r"\\")
+        text = pattern.sub(section, text)
+    return text
+
+
+def update_readme(check: bool, readme: Path = README) -> bool:
+    """Render the README's sections in place, or only compare; returns whether they were up to date."""
+    before = readme.read_text(encoding="utf-8")
+    after = render(before)
+    if not check and after != before:
+        readme.write_text(after, encoding="utf-8")
+    return after == before
