@@ -4,14 +4,18 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from solvers.errors import UsageError
+
+if TYPE_CHECKING:
+    from bench.tables import Leaderboard
 
 app = typer.Typer(
     help="Benchmarks of numerical solvers for score-based generative models.",
@@ -81,13 +85,9 @@ def report(folder: Annotated[Path, typer.Argument(help="folder of a run")]) -> N
 
     written = write_report(folder)
     for board in written.boards:
-        table = Table(title=board.title, title_justify="left", caption=" ".join(board.notes), caption_justify="left")
-        for column in ("solver", "grid", *(f"NFE {budget}" for budget in board.budgets)):
-            table.add_column(column, no_wrap=column in ("solver", "grid"))
-        for solver, grid, entries in board.rows:
-            table.add_row(solver, grid, *(f"[bold]{e.text}[/bold]" if e.best else e.text for e in entries))
-        out.print(table)
-    out.print(LEGEND, soft_wrap=False)
+        out.print(f"\n{board.title}", style="bold", markup=False, highlight=False)
+        out.print(_board(board), " ".join(board.notes), highlight=False)
+    out.print(f"\n{LEGEND} Standard errors: {folder / 'tables' / 'leaderboard.md'}.", markup=False, highlight=False)
     out.print(f"\nTables:  {folder / 'tables'}\nFigures: {folder / 'figures'}\nReport:  {written.page}", soft_wrap=True)
 
 
@@ -146,6 +146,19 @@ def docs(
         raise typer.Exit(1)
     else:
         out.print("README.md is rendered anew.")
+
+
+def _board(board: "Leaderboard") -> Table:
+    """A leaderboard for the terminal: values alone, rows that have one."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("solver", no_wrap=True)
+    table.add_column("grid", no_wrap=True)
+    for budget in board.budgets:
+        table.add_column(f"NFE {budget}", no_wrap=True)
+    for solver, grid, entries in board.rows:
+        if any(entry.short for entry in entries):
+            table.add_row(solver, grid, *(f"[bold]{e.short}[/bold]" if e.best else e.short for e in entries))
+    return table
 
 
 def _cell(value: Any) -> str:
