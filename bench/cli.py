@@ -1,12 +1,17 @@
 """The command line: ``scorebench``, or ``python -m bench``."""
 
+import getpass
 import json
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from filelock import FileLock, Timeout
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -26,7 +31,6 @@ app = typer.Typer(
 out = Console()
 err = Console(stderr=True)
 
-Many = Annotated[list[str] | None, typer.Option()]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i")]
 PluginOption = Annotated[list[Path] | None, typer.Option(help="Python file that registers a solver; repeatable")]
 
@@ -59,11 +63,8 @@ def run(
     store = Store(folder)
     store.create()
     counts: dict[str, int] = {}
-    with (
-        store.lock(),
-        LocalWorker(folder, chosen.timeout_seconds, plugins, _threads()) as worker,
-        _progress() as progress,
-    ):
+    worker = LocalWorker(folder, chosen.timeout_seconds, plugins, _threads())
+    with store.lock(), _only_run_on(str(where)), worker, _progress() as progress:
         task = progress.add_task("starting", total=len(cells))
         every = max(1, len(cells) // REPORTS)
         for done, spec in enumerate(cells):
@@ -104,14 +105,16 @@ def list_(
     _load_plugins(plugin)
     if what not in MENUS:
         raise unknown_name("list", "menu", what, MENUS)
-    entries = MENUS[what]()
+    rows, columns = MENUS[what]
+    entries = rows()
     if as_json:
         sys.stdout.write(json.dumps(entries, indent=1) + "\n")
         return
-    columns = list(entries[0]) if entries else []
-    table = Table(*columns)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, no_wrap=column == "name")
     for entry in entries:
-        table.add_row(*(_cell(entry[column]) for column in columns))
+        table.add_row(*("" if entry[column] is None else str(entry[column]) for column in columns))
     out.print(table)
 
 
@@ -161,10 +164,20 @@ def _board(board: "Leaderboard") -> Table:
     return table
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(str(v) for v in value)
-    return "" if value is None else str(value)
+@contextmanager
+def _only_run_on(device: str) -> Iterator[None]:
+    """Wait until no other run of this user's times its cells on the device."""
+    name = f"scorebench-{getpass.getuser()}-{device.replace(':', '-')}.lock"
+    lock = FileLock(Path(tempfile.gettempdir()) / name)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        err.print(f"Waiting: another run uses {device}, and cells timed side by side would be timed wrong.")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _load_plugins(plugins: list[Path] | None) -> list[str]:

@@ -16,12 +16,11 @@ from solvers.solver import Solver
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A solved cell, as metrics see it; equal to itself only."""
+    """A solved cell, as metrics see it: samples on the CPU; equal to itself only."""
 
     spec: CellSpec
     problem: Problem
     solver: Solver
-    start: Tensor
     samples: Tensor
 
 
