@@ -49,8 +49,8 @@ class LocalWorker:
         Raises:
             UsageError: the cell's problem cannot be loaded.
         """
-        connection = self._start()
         try:
+            connection = self._start()
             connection.send(spec.model_dump())
             if not connection.poll(self._timeout):
                 self._stop()
@@ -70,12 +70,14 @@ class LocalWorker:
         return Path(text)
 
     def _start(self) -> "Connection[Any, Any]":
+        """The connection to a worker that is ready: its imports are on no cell's time."""
         if self._connection is None:
             context = multiprocessing.get_context("spawn")
             self._connection, theirs = context.Pipe()
             self._process = context.Process(target=_work, args=(theirs, os.getpid(), *self._arguments), daemon=True)
             self._process.start()
             theirs.close()
+            self._connection.recv()
         return self._connection
 
     def _stop(self) -> None:
@@ -99,6 +101,7 @@ def _work(connection: "Connection[Any, Any]", parent: int, folder: str, plugins:
     for plugin in plugins:
         load_plugin(plugin)
     store = Store(Path(folder))
+    connection.send("ready")
     while True:
         try:
             spec = CellSpec.model_validate(connection.recv())
