@@ -19,6 +19,11 @@ class DamagedRecordError(UsageError):
     """A record that cannot be read."""
 
 
+def not_writable(folder: Path, error: OSError, todo: str) -> UsageError:
+    """The error for a folder of a run that cannot be written."""
+    return UsageError("store", "the output folder is writable", str(folder), f"{error}. {todo}")
+
+
 class Store:
     """Records (``records/*.json``) and samples (``samples/*.safetensors``) below one folder.
 
@@ -44,9 +49,7 @@ class Store:
                 probe.touch()
                 probe.unlink()
         except OSError as error:
-            raise UsageError(
-                "store", "the output folder is writable", str(self.folder), f"{error}. Choose --out"
-            ) from error
+            raise not_writable(self.folder, error, "Choose --out") from error
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -81,7 +84,7 @@ class Store:
             write_atomically(self.sample_path(record.spec), save({"samples": samples.cpu().contiguous()}))
         path = self.record_path(record.spec)
         # Not pydantic's own JSON, which turns infinite settings into null and so changes the spec.
-        write_atomically(path, (json.dumps(record.model_dump(), indent=1, ensure_ascii=False) + "\n").encode())
+        write_atomically(path, (json.dumps(record.model_dump(), indent=1) + "\n").encode())
         return path
 
     def read(self, path: Path) -> Record:
