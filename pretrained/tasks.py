@@ -45,7 +45,7 @@ class ScoreTask:
     data: ImageData
 
     def loss(self, values: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """Loss with fresh dequantisation, times and noise; the times are stratified, which halves the loss's noise."""
+        """Loss with fresh dequantisation, times and noise; stratified times lower its variance."""
         training = self.card.training
         sde = self.card.sde.build()
         uniform = torch.rand(len(values), generator=generator)
