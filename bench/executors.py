@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.cell import failure, run_cell
+from bench.metrics.metric import metric_classes
+from bench.problems.problem import problem_classes
 from bench.record import CellSpec, Status
 from bench.store import Store
 from solvers.errors import UsageError
@@ -93,7 +95,7 @@ def _work(connection: "Connection[Any, Any]", parent: int, folder: str, plugins:
     """The worker: cells in, paths out, until the other end is gone."""
     import torch
 
-    from solvers.registry import load_plugin
+    from solvers.registry import load_plugin, solver_classes
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
@@ -101,6 +103,8 @@ def _work(connection: "Connection[Any, Any]", parent: int, folder: str, plugins:
     for plugin in plugins:
         load_plugin(plugin)
     store = Store(Path(folder))
+    for menu in (solver_classes, problem_classes, metric_classes):
+        menu()
     connection.send("ready")
     while True:
         try:
