@@ -126,13 +126,13 @@ class EulerMaruyamaThatDiverges(EulerMaruyama):
 
 @dataclass(frozen=True)
 class EulerMaruyamaWithAPoorNoise(EulerMaruyama):
-    """Noise too large by a term of order sqrt(dt): of order 1/2 in law."""
+    """Noise too large by a term of order dt^(1/4): of order 1/4 in law."""
 
     order: ClassVar[int | None] = 1
 
     def step(self, process, x, t, s, brownian, state):
         x_s, state = super().step(process, x, t, s, brownian, state)
-        return x_s + 2 * (t - s) ** 0.5 * process.sde.diffusion(t) * brownian.dw(t, s), state
+        return x_s + 0.5 * (t - s) ** 0.25 * process.sde.diffusion(t) * brownian.dw(t, s), state
 
 
 @pytest.mark.parametrize(
