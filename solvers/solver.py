@@ -1,7 +1,7 @@
 """Solvers: what they declare, the loop of those with a fixed grid, and ``integrate``."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, get_args
@@ -131,28 +131,28 @@ def integrate(
     Raises:
         UsageError: the grid is not monotone, runs upwards under an SDE solver, leaves [0, t_max], or noise is missing.
     """
-    check_grid(solver, process, ts)
+    times: list[float] = ts.tolist()
+    check_grid(solver, process, times)
     if last not in LAST_STEPS:
         raise unknown_name("integrate", "last step", last, LAST_STEPS)
     if solver.stochastic:
         if brownian is None:
             raise UsageError("integrate", f"{solver.key} draws noise", None, "Pass brownian, e.g. a BrownianPath")
         if last == "mean":
-            brownian = StoppedPath(brownian, float(ts[-2]))
+            brownian = StoppedPath(brownian, times[-2])
     with torch.no_grad():
         x = solver.solve(process, x, ts, brownian)
-        return process.denoised(x, float(ts[-1])) if last == "tweedie" else x
+        return process.denoised(x, times[-1]) if last == "tweedie" else x
 
 
-def check_grid(solver: Solver, process: ReverseProcess, ts: Tensor) -> None:
+def check_grid(solver: Solver, process: ReverseProcess, times: Sequence[float]) -> None:
     """Refuse grids that a solver cannot follow, before any evaluation."""
-    times: Iterable[float] = ts.tolist()
     signs = {(s > t) - (s < t) for t, s in pairwise(times)}
     if signs not in ({-1}, {1}):
-        raise UsageError("integrate", "a grid has two times or more, all up or all down", ts.tolist())
+        raise UsageError("integrate", "a grid has two times or more, all up or all down", times)
     if signs == {1} and solver.stochastic:
-        raise UsageError("integrate", f"{solver.key} follows the reverse SDE, from t_max down", ts.tolist())
-    if float(ts.min()) <= 0 or float(ts.max()) > process.sde.t_max:
+        raise UsageError("integrate", f"{solver.key} follows the reverse SDE, from t_max down", times)
+    if min(times) <= 0 or max(times) > process.sde.t_max:
         raise UsageError(
-            "integrate", f"times lie in (0, {process.sde.t_max}]", (float(ts[0]), float(ts[-1])), "End at sde.t_min"
+            "integrate", f"times lie in (0, {process.sde.t_max}]", (times[0], times[-1]), "End at sde.t_min"
         )
