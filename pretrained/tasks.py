@@ -32,7 +32,10 @@ def build_network(card: Card, data: ImageData) -> nn.Module:
     settings = card.network.model_dump(exclude={"name"})
     if isinstance(card, ClassifierCard):
         return Classifier(data.shape, int(data.labels.max()) + 1, **settings)
-    core = ConvNet(data.shape, **settings).to(memory_format=torch.channels_last)
+    low, high = card.data.offset, card.data.offset + card.data.scale
+    bin_width = card.data.scale / data.levels
+    edges = (low, low + bin_width, high - bin_width, high)
+    core = ConvNet(data.shape, edges, **settings).to(memory_format=torch.channels_last)
     return Preconditioned(core, card.sde.build(), card.network.data_std)
 
 
