@@ -1,5 +1,6 @@
 """Predictor–corrector sampling: Langevin steps at each time before the predictor's step."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal, get_args
@@ -53,10 +54,10 @@ class PredictorCorrector(FixedStepSolver):
     def __post_init__(self) -> None:
         if self.corrector not in get_args(Corrector):
             raise unknown_name(self.key, "corrector", self.corrector, get_args(Corrector))
-        if not self.snr > 0:
+        if not 0 < self.snr < math.inf:
             raise UsageError(self.key, "snr is positive", self.snr, "The paper takes 0.01 to 0.2")
-        if self.corrector_steps < 1:
-            raise UsageError(self.key, "at least one corrector step", self.corrector_steps, "Or corrector 'none'")
+        if not (isinstance(self.corrector_steps, int) and self.corrector_steps >= 1):
+            raise UsageError(self.key, "corrector_steps is 1, 2, ...", self.corrector_steps, "Or corrector 'none'")
         predictor = get_solver(self.predictor)
         if not isinstance(predictor, FixedStepSolver) or predictor.multistep or self.predictor == self.key:
             raise UsageError(self.key, "the predictor is a one-step solver", self.predictor, "E.g. 'reverse_diffusion'")

@@ -1,5 +1,6 @@
 """Adaptive solvers of torchdiffeq on the probability-flow ODE, kept inside the interval."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -53,7 +54,7 @@ class Torchdiffeq(AdaptiveSolver):
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
             raise unknown_name(self.key, "method", self.method, get_args(Method))
-        if not (self.rtol > 0 and self.atol > 0):
+        if not (0 < self.rtol < math.inf and 0 < self.atol < math.inf):
             raise UsageError(self.key, "tolerances are positive", (self.rtol, self.atol), "E.g. 1e-3")
 
     @property
