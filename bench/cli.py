@@ -64,7 +64,7 @@ def run(
     store.create()
     counts: dict[str, int] = {}
     worker = LocalWorker(folder, chosen.timeout_seconds, plugins, _threads())
-    with store.lock(), _only_run_on(str(where)), worker, _progress() as progress:
+    with _told_when_interrupted(), store.lock(), _only_run_on(str(where)), worker, _progress() as progress:
         task = progress.add_task("starting", total=len(cells))
         every = max(1, len(cells) // REPORTS)
         for done, spec in enumerate(cells):
@@ -75,7 +75,8 @@ def run(
             if not out.is_terminal and (done + 1) % every == 0:
                 out.print(f"{done + 1}/{len(cells)} cells, {spec.name}", highlight=False)
     out.print(f"{len(cells)} cells: " + ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
-    out.print(f"Records: {folder / 'records'}. Tables and figures: scorebench report {folder}", soft_wrap=True)
+    where_next = f"Records: {folder / 'records'}. Tables and figures: scorebench report {folder}"
+    out.print(where_next, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -89,7 +90,8 @@ def report(folder: Annotated[Path, typer.Argument(help="folder of a run")]) -> N
         out.print(f"\n{board.title}", style="bold", markup=False, highlight=False)
         out.print(_board(board), " ".join(board.notes), highlight=False)
     out.print(f"\n{LEGEND} Standard errors: {folder / 'tables' / 'leaderboard.md'}.", markup=False, highlight=False)
-    out.print(f"\nTables:  {folder / 'tables'}\nFigures: {folder / 'figures'}\nReport:  {written.page}", soft_wrap=True)
+    places = f"\nTables:  {folder / 'tables'}\nFigures: {folder / 'figures'}\nReport:  {written.page}"
+    out.print(places, soft_wrap=True, markup=False)
 
 
 @app.command(name="list")
@@ -131,8 +133,8 @@ def train(
 
     chosen = load_card(card)
     where = resolve_device(device)
-    result = train_card(chosen, out_folder, where)
-    out.print(f"Weights and card: {result}", soft_wrap=True)
+    train_card(chosen, out_folder, where)
+    out.print(f"Weights and card: {out_folder / chosen.name}.safetensors, .yaml", soft_wrap=True)
 
 
 @app.command()
@@ -165,9 +167,20 @@ def _board(board: "Leaderboard") -> Table:
 
 
 @contextmanager
+def _told_when_interrupted() -> Iterator[None]:
+    """Ctrl-C ends a run with a word on what is kept (typer would end it without)."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print("Interrupted: finished cells are kept; the same command goes on.")
+        raise typer.Exit(130) from None
+
+
+@contextmanager
 def _only_run_on(device: str) -> Iterator[None]:
     """Wait until no other run of this user's times its cells on the device."""
-    name = f"scorebench-{getpass.getuser()}-{device.replace(':', '-')}.lock"
+    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
+    name = f"scorebench-{user}-{device.replace(':', '-')}.lock"
     lock = FileLock(Path(tempfile.gettempdir()) / name)
     try:
         lock.acquire(timeout=0)
@@ -206,6 +219,3 @@ def main() -> None:
     except UsageError as error:
         err.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        err.print("Interrupted: finished cells are kept; the same command goes on.")
-        sys.exit(130)

@@ -77,7 +77,10 @@ class LocalWorker:
             context = multiprocessing.get_context("spawn")
             self._connection, theirs = context.Pipe()
             self._process = context.Process(target=_work, args=(theirs, os.getpid(), *self._arguments), daemon=True)
+            # Ctrl-C is for the run to answer, also while the worker is still importing.
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             self._process.start()
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             theirs.close()
             self._connection.recv()
         return self._connection
@@ -97,7 +100,6 @@ def _work(connection: "Connection[Any, Any]", parent: int, folder: str, plugins:
 
     from solvers.registry import load_plugin, solver_classes
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     torch.set_num_threads(threads)
     for plugin in plugins:
