@@ -25,7 +25,7 @@ from solvers.registry import get_solver, solver_classes
 from solvers.solver import FixedStepSolver, LastStep, Solver, integrate
 
 # Bare calls of the network timed before and after a solve.
-BARE_CALLS = 3
+BARE_CALLS = 2
 # Samples of the warm-up, which only has to import and allocate.
 WARM_UP_SAMPLES = 8
 # What a cell came to for good; one that failed otherwise is tried again by the next run.
