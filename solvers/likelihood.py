@@ -85,10 +85,11 @@ def log_density(
     """
     if solver.stochastic:
         raise UsageError("log_density", "likelihood needs an ODE solver", solver.key, "Take e.g. 'heun'")
-    if float(ts[0]) > float(ts[-1]):
-        raise UsageError("log_density", "the grid runs from t_min up to t_max", ts.tolist(), "Reverse it")
+    times: list[float] = ts.tolist()
+    start, end = times[0], times[-1]
+    if start > end:
+        raise UsageError("log_density", "the grid runs from t_min up to t_max", times, "Reverse it")
     sde = process.sde
-    start, end = float(ts[0]), float(ts[-1])
     pair = torch.cat([x.flatten(1), x.new_zeros(len(x), 1)], 1)
     pair = integrate(solver, LogDetProcess(process, x.shape[1:], probes), pair, ts)
     x_end, log_det = pair[:, :-1].reshape(x.shape), pair[:, -1] / sde.alpha(end)

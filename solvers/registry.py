@@ -83,20 +83,23 @@ def load_plugin(path: str | Path) -> None:
     if not path.is_file():
         raise UsageError("load_plugin", "a plug-in is a Python file", str(path), "Give its path")
     _load_all()
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # A name of its own: a plug-in called like a module on the path must not take that module's place.
+    name = f"scorebench_plugins.{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError("load_plugin", "a plug-in's name ends in .py", str(path), "Rename it")
     module = importlib.util.module_from_spec(spec)
-    before = set(_SOLVERS)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
+        if path.stem not in _SOLVERS or _SOLVERS[path.stem].__module__ != name:
+            raise UsageError(
+                "load_plugin", "a plug-in registers a solver", str(path), "Decorate its class by @register"
+            )
     except Exception as error:
-        del sys.modules[path.stem]
+        del sys.modules[name]
         if isinstance(error, UsageError):
             raise
         raise UsageError(
             "load_plugin", f"{path} does not import", f"{type(error).__name__}: {error}", "Mend"
         ) from error
-    if set(_SOLVERS) == before and path.stem not in before:
-        raise UsageError("load_plugin", "a plug-in registers a solver", str(path), "Decorate its class with @register")

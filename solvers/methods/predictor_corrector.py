@@ -25,7 +25,7 @@ class PredictorCorrector(FixedStepSolver):
     ald:       e = 2 (snr * sigma(t))^2
 
     The corrector's scale alpha is 1 on every SDE. Order: None with a corrector, whose bias at fixed snr no step size
-    removes (``langevin`` at equilibrium on a Gaussian: variance 1 / (1 - snr^2)); without one, the predictor's.
+    removes (at equilibrium on the unit Gaussian ``langevin`` has variance 1 + snr^2); without one, the predictor's.
     Evaluations a step: the predictor's and one for each corrector step. ``langevin`` couples the batch.
 
     Reference: Song et al. 2021, Score-Based Generative Modeling through SDEs, arXiv:2011.13456, alg. 2-5, with the

@@ -1,0 +1,140 @@
+"""Likelihood against exact densities: the converged solve, each solver's order, Hutchinson's estimator, bits/dim."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from bench.problems.gaussian import Gaussian
+from bench.problems.mixture import Mixture2d
+from bench.problems.problem import FlowProblem
+from solvers.errors import UsageError
+from solvers.grids import make_grid
+from solvers.likelihood import bits_per_dim, exact_probes, log_density, rademacher
+from solvers.process import ReverseProcess
+from solvers.registry import get_solver, solver_names
+from solvers.sde import SDES
+from solvers.solver import FixedStepSolver, Solver
+
+
+def upwards(problem: FlowProblem, steps: int = 1) -> torch.Tensor:
+    return make_grid("karras", problem.sde, steps, problem.sde.t_min_likelihood, problem.sde.t_max)
+
+
+def data(problem: FlowProblem, n: int = 10) -> torch.Tensor:
+    return problem.marginal_sample(problem.sde.t_min_likelihood, problem.normals(n, 0), "data")
+
+
+def misses(solver: Solver, problem: Any, steps: int = 1, n: int = 10) -> float:
+    """Mean absolute error of log p at t_min_likelihood, bits/dim, given the exact law at t_max."""
+    x, sde = data(problem, n), problem.sde
+    got = log_density(
+        solver,
+        problem.process(),
+        x,
+        upwards(problem, steps),
+        exact_probes(x),
+        lambda z: problem.log_density(z, sde.t_max),
+    )
+    exact = problem.log_density(x, sde.t_min_likelihood)
+    return float((got - exact).abs().mean()) / (x[0].numel() * math.log(2))
+
+
+@pytest.mark.parametrize("sde", SDES)
+@pytest.mark.parametrize("problem", [Gaussian, Mixture2d], ids=lambda problem: problem.key)
+def test_a_converged_solve_gives_the_exact_density(problem: type[FlowProblem], sde: str):
+    assert misses(get_solver("torchdiffeq", rtol=1e-8, atol=1e-8), problem(sde=SDES[sde]())) < 1e-4
+
+
+@pytest.mark.parametrize("problem", [Gaussian(), Mixture2d()], ids=lambda problem: problem.key)
+@pytest.mark.parametrize("name", [name for name in solver_names() if not get_solver(name).stochastic])
+def test_each_ode_solver_converges_to_it_at_its_order(name: str, problem: FlowProblem):
+    solver = get_solver(name)
+    if isinstance(solver, FixedStepSolver):
+        assert solver.order is not None
+        coarse, fine = misses(solver, problem, 96), misses(solver, problem, 192)
+        assert math.log2(coarse / fine) > solver.order - 0.2
+        assert fine < 0.2
+    else:
+        coarse, fine = (misses(get_solver(name, rtol=tol, atol=tol), problem) for tol in (1e-3, 1e-6))
+        assert fine < min(coarse / 20, 1e-4)
+
+
+def test_the_prior_is_the_terminal_density_unless_given():
+    """On the unit Gaussian under VP the law at t_max is the prior, and the density is known."""
+    problem = Gaussian()
+    process = ReverseProcess(problem.sde, lambda x, t: -x, "score")
+    x = problem.normals(10, 0).normal("x")
+    solver = get_solver("torchdiffeq", rtol=1e-9, atol=1e-9)
+    got = log_density(solver, process, x, upwards(problem), exact_probes(x))
+    expected = torch.distributions.Normal(torch.zeros_like(x), torch.ones_like(x)).log_prob(x).sum(1)
+    assert torch.allclose(got, expected, rtol=0, atol=1e-6)
+
+
+def test_images_are_taken_as_they_come():
+    problem = Gaussian()
+    network = problem.process().network
+    process = ReverseProcess(problem.sde, lambda x, t: network(x.flatten(1), t).view_as(x))
+    x, ts = data(problem), upwards(problem, 20)
+    flat = log_density(get_solver("heun"), problem.process(), x, ts, exact_probes(x))
+    image = x.reshape(-1, 2, 2, 2)
+    assert torch.allclose(log_density(get_solver("heun"), process, image, ts, exact_probes(image)), flat, rtol=1e-10)
+
+
+def test_hutchinsons_estimator_is_unbiased():
+    """The states do not depend on the probes, so that log p is linear in them: unbiased at any step size."""
+    problem, n = Mixture2d(), 2000
+    x, ts, solver = data(problem, n), upwards(problem, 24), get_solver("heun")
+    exact = log_density(solver, problem.process(), x, ts, exact_probes(x))
+    probes = rademacher(problem.normals(n, 7).normal("probe"))
+    assert probes.unique().tolist() == [-1, 1]
+    gap = log_density(solver, problem.process(), x, ts, probes) - exact
+    error = gap.std() / math.sqrt(n)
+    assert error > 1e-4, "on this problem the estimator has a variance"
+    assert abs(gap.mean()) < 3 * error
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_probes_are_counted_as_derivative_passes(k: int):
+    problem = Mixture2d()
+    process, x = problem.process(), data(problem)
+    log_density(get_solver("heun"), process, x, upwards(problem, 5), exact_probes(x)[:k])
+    assert (process.evaluations.calls, process.evaluations.derivative_passes) == (10, 10 * k)
+
+
+def test_refusals():
+    problem = Gaussian()
+    x, ts = data(problem), upwards(problem, 4)
+    with pytest.raises(
+        UsageError, match=r"log_density: likelihood needs an ODE solver; got 'ancestral'. Take e.g. 'heun'"
+    ):
+        log_density(get_solver("ancestral"), problem.process(), x, ts, exact_probes(x))
+    with pytest.raises(UsageError, match="log_density: the grid runs from t_min up to t_max; got"):
+        log_density(get_solver("heun"), problem.process(), x, ts.flip(0), exact_probes(x))
+
+
+# Bits per dimension
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+@pytest.mark.parametrize(("scale", "offset"), [(1.0, 0.0), (2.0, -1.0), (0.5, 3.0)])
+def test_uniform_data_take_log2_of_the_levels(levels: int, scale: float, offset: float):
+    dim = 5
+    x = scale * torch.rand(4, dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + offset
+    log_p = (
+        torch.distributions.Uniform(torch.tensor(offset).double(), torch.tensor(offset + scale).double())
+        .log_prob(x)
+        .sum(1)
+    )
+    assert bits_per_dim(log_p, dim, levels, scale).tolist() == pytest.approx([math.log2(levels)] * 4)
+
+
+def test_bits_are_those_of_the_discrete_law_of_its_dequantised_form():
+    """A density constant on each level's cell has exactly the discrete law's code length."""
+    probabilities = torch.tensor([0.5, 0.25, 0.2, 0.05], dtype=torch.float64)
+    levels, scale, dim = 4, 2.0, 3
+    k = torch.tensor([[0, 1, 3], [2, 2, 0]])
+    density = probabilities[k] * levels / scale
+    expected = -probabilities[k].log2().mean(1)
+    assert torch.allclose(bits_per_dim(density.log().sum(1), dim, levels, scale), expected, rtol=1e-12)

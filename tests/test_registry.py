@@ -1,0 +1,119 @@
+"""The menu of solvers: names, near names, plug-in files."""
+
+import bisect
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.problems.gaussian import Gaussian
+from solvers import registry
+from solvers.errors import UsageError
+from solvers.grids import make_grid
+from solvers.registry import get_solver, load_plugin, register, solver_names
+from solvers.solver import integrate
+
+PLUGIN = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+from solvers.registry import register
+from solvers.solver import FixedStepSolver
+
+
+@register
+@dataclass(frozen=True)
+class Midpoint(FixedStepSolver):
+    family: ClassVar[str] = "plug-in"
+    order: ClassVar[int | None] = 2
+    stochastic: ClassVar[bool] = False
+    reference: ClassVar[str] = "Runge 1895"
+
+    def nfe(self, steps):
+        return 2 * steps
+
+    def step(self, process, x, t, s, brownian, state):
+        middle = x + (s - t) / 2 * process.velocity(x, t)
+        return x + (s - t) * process.velocity(middle, (s + t) / 2), state
+"""
+
+
+@pytest.fixture(autouse=True)
+def _menu(monkeypatch: pytest.MonkeyPatch):
+    """Leaves the menu and the loaded modules as they were."""
+    solver_names()
+    monkeypatch.setattr(registry, "_SOLVERS", dict(registry._SOLVERS))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith("scorebench_plugins."):
+            del sys.modules[name]
+
+
+def test_an_unknown_solver_gets_a_near_name():
+    with pytest.raises(UsageError, match=r"^get_solver: no solver 'huen'; did you mean 'heun'.* Known: ancestral, "):
+        get_solver("huen")
+    with pytest.raises(UsageError, match=r"^get_solver: no solver 'zzz'. Known: ancestral"):
+        get_solver("zzz")
+
+
+def test_a_plugin_is_a_solver_like_the_others(tmp_path: Path):
+    file = tmp_path / "midpoint_plugin.py"
+    file.write_text(PLUGIN)
+    load_plugin(file)
+    assert "midpoint_plugin" in solver_names()
+    problem = Gaussian()
+    x = problem.marginal_sample(1.0, problem.normals(8, 0), "x")
+    ts = make_grid("karras", problem.sde, 100)
+    result = integrate(get_solver("midpoint_plugin"), problem.process(), x, ts)
+    assert torch.allclose(result, problem.flow(x, 1.0, problem.sde.t_min), atol=5e-3)
+    # Once more is no clash with itself.
+    load_plugin(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "match"),
+    [
+        (
+            "broken_plugin.py",
+            "import nothing_of_that_name",
+            'does not import; got "ModuleNotFoundError: No module named',
+        ),
+        ("empty_plugin.py", "", "load_plugin: a plug-in registers a solver; got .*Decorate its class"),
+        ("text_plugin.txt", PLUGIN, "load_plugin: a plug-in's name ends in .py; got"),
+    ],
+)
+def test_a_file_that_is_no_plugin_is_refused(tmp_path: Path, name: str, text: str, match: str):
+    (tmp_path / name).write_text(text)
+    before = solver_names()
+    with pytest.raises(UsageError, match=match):
+        load_plugin(tmp_path / name)
+    assert solver_names() == before
+    assert not [module for module in sys.modules if module.startswith("scorebench_plugins.")]
+
+
+def test_a_missing_file_is_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match="load_plugin: a plug-in is a Python file; got"):
+        load_plugin(tmp_path / "none_plugin.py")
+
+
+def test_a_name_is_taken_once(tmp_path: Path):
+    file = tmp_path / "heun.py"
+    file.write_text(PLUGIN)
+    with pytest.raises(UsageError, match=r"register: the name 'heun' is taken by solvers.methods.heun; got .* Rename"):
+        load_plugin(file)
+    assert type(get_solver("heun")).__module__ == "solvers.methods.heun"
+
+
+def test_a_plugin_takes_no_modules_place(tmp_path: Path):
+    file = tmp_path / "bisect.py"
+    file.write_text(PLUGIN)
+    load_plugin(file)
+    assert sys.modules["bisect"] is bisect
+    assert type(get_solver("bisect")).__name__ == "Midpoint"
+
+
+def test_registering_twice_from_one_module_is_allowed():
+    heun = type(get_solver("heun"))
+    assert register(heun) is heun
