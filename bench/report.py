@@ -9,7 +9,7 @@ import pandas as pd
 from bench.plots import write_figures
 from bench.record import Record
 from bench.store import Store, not_writable
-from bench.tables import LEGEND, Leaderboard, leaderboards, long_table, markdown, write_tables
+from bench.tables import LEGEND, Leaderboard, leaderboards, long_table, markdown, plain, write_tables
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _time_table(table: pd.DataFrame) -> list[str]:
     ]
     cells = table[table.seconds.notna()].drop_duplicates("cell")
     for (problem, solver, settings, grid), group in cells.groupby(["problem", "solver", "settings", "grid"]):
-        name = f"{solver} ({settings})" if settings else solver
+        name = plain(f"{solver} ({settings})" if settings else str(solver))
         share = (group.network_seconds / group.seconds).median()
         lines.append(
             f"| {problem} | {name} | {grid} | {group.seconds.median():.3g} ({group.seconds.min():.2g} to "
@@ -111,5 +111,5 @@ def _failures(records: list[Record]) -> list[str]:
     if not failed:
         return ["None."]
     return ["| cell | status | reason |", "|---|---|---|"] + [
-        f"| {r.spec.name} | {r.status} | {' '.join((r.reason or '').split())} |" for r in failed
+        f"| {r.spec.name} | {r.status} | {plain(r.reason or '')} |" for r in failed
     ]

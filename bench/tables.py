@@ -1,7 +1,7 @@
 """Records into tables: the long one, the summary over seeds, and the leaderboard."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import pandas as pd
 
 from bench.metrics.metric import metric_classes
 from bench.problems.problem import problem_classes
-from bench.record import Record
+from bench.record import Cost, MetricValue, Record
+from solvers.errors import UsageError, unknown_name
 from solvers.registry import solver_classes
 
 ROW = ["problem", "metric", "solver", "settings", "grid"]
@@ -23,16 +24,24 @@ SEPARATE = 1.96
 def settings_text(solver: str, settings: dict[str, Any]) -> str:
     """The settings that differ from the solver's defaults, tolerances left out; empty for the defaults."""
     classes = solver_classes()
-    defaults = classes[solver]().settings if solver in classes else {}
+    defaults = {field.name: field.default for field in fields(classes[solver])} if solver in classes else {}
     shown = {k: v for k, v in settings.items() if k not in ("rtol", "atol") and v != defaults.get(k)}
     return ", ".join(f"{k}={v}" for k, v in shown.items())
 
 
 def long_table(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a cell and metric (a cell without metrics has one row): everything in the records but the tracebacks."""
+    """One row a cell and metric: everything in the records but the tracebacks.
+
+    A cell without a result has a row for each metric of its problem, blank with the reason.
+
+    Raises:
+        UsageError: a record's problem is not registered, or two records differ in what no column of a report shows.
+    """
     rows = []
     for record in records:
         spec, cost, where = record.spec, record.cost, record.environment
+        if spec.problem not in problem_classes():
+            raise unknown_name(f"record {spec.name}", "problem", spec.problem, problem_classes())
         cell = {
             "problem": spec.problem,
             "solver": spec.solver,
@@ -52,26 +61,31 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
             "dirty": where.dirty,
             "date": where.date,
         }
-        if not record.metrics:
-            rows.append({**cell, "reason": record.reason})
-        rows += [{**cell, "metric": key, **value.model_dump()} for key, value in record.metrics.items()]
+        blank = MetricValue(reason=f"{record.status}: {record.reason or ''}")
+        metrics = record.metrics or dict.fromkeys(problem_classes()[spec.problem].metrics, blank)
+        rows += [{**cell, "metric": key, **value.model_dump()} for key, value in metrics.items()]
     table = pd.DataFrame(rows)
-    for column in ("metric", "value", "standard_error", "floor", "reason", "nfe", "seconds"):
-        if column not in table:
-            table[column] = None
-    numbers = ["budget", "tolerance", "value", "standard_error", "floor", "nfe", "seconds"]
-    table[numbers] = table[numbers].astype(float)
+    numbers = ["budget", "tolerance", "value", "standard_error", "floor", *Cost.model_fields]
+    table[numbers] = table.reindex(columns=numbers).astype(float)
     order = [*POINT, "seed"]
+    double = table[table.duplicated(order, keep=False)]
+    if len(double):
+        raise UsageError(
+            "report",
+            "cells of one row differ in their seeds alone",
+            ", ".join(sorted(double.cell.unique())[:2]),
+            "Give runs that differ in n, device or batch size folders of their own",
+        )
     return table[order + [c for c in table if c not in order]].sort_values(order, ignore_index=True)
 
 
 def summary_table(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a point of a curve: means over seeds.
+    """One row a point of a curve: means over seeds; no value where one of the seeds has none.
 
     The standard error of the mean is sqrt(max(mean of the cells' squared errors, variance between seeds) / seeds).
     """
     points = []
-    for key, group in table[table.metric.notna()].groupby(POINT, dropna=False):
+    for key, group in table.groupby(POINT, dropna=False):
         values = group["value"].dropna()
         seeds = len(values)
         within = float((group["standard_error"] ** 2).mean())
@@ -88,10 +102,20 @@ def summary_table(table: pd.DataFrame) -> pd.DataFrame:
                 "seconds_low": group["seconds"].min(),
                 "seconds_high": group["seconds"].max(),
                 "overhead_per_evaluation": group["overhead_per_evaluation"].median(),
-                "reason": next(iter(group["reason"].dropna()), None),
+                "failed": int((group["status"] != "done").sum()),
+                "reason": _why_blank(group),
             }
         )
     return pd.DataFrame(points)
+
+
+def _why_blank(group: pd.DataFrame) -> str | None:
+    """Why a point has no value: a status, told for how many seeds unless for all, or the metric's own reason."""
+    failed = group[group["status"] != "done"]
+    if len(failed):
+        part = "" if len(failed) == len(group) else f" for {len(failed)} of {len(group)} seeds"
+        return " ".join(failed["status"].unique()) + part
+    return next(iter(group["reason"].dropna()), None)
 
 
 @dataclass(frozen=True)
@@ -126,7 +150,10 @@ class Leaderboard:
 
 
 def number(value: float, error: float | None = None) -> str:
-    """A value with its standard error, both to the error's first digits; without one, to three digits."""
+    """A value with its standard error, both to the error's second digit.
+
+    Without an error, or where one of them is tiny, in three digits.
+    """
     if error is None or not np.isfinite(error) or error <= 0:
         return f"{value:#.3g}".removesuffix(".")
     if error < 1e-4 * max(abs(value), 1e-300) or abs(value) < 1e-3:
@@ -140,10 +167,11 @@ def leaderboards(table: pd.DataFrame) -> list[Leaderboard]:
     summary = summary_table(table)
     found = []
     for problem, part in table.groupby("problem", sort=False):
-        taken = set(part.metric.dropna())
+        taken = set(part.metric)
         for metric in (m for m in problem_classes()[str(problem)].metrics if m in taken):
             points = summary[(summary.problem == problem) & (summary.metric == metric)]
-            found.append(_leaderboard(str(problem), str(metric), points, part))
+            if points.budget.notna().any() or points.nfe.notna().any():
+                found.append(_leaderboard(str(problem), str(metric), points, part))
     return found
 
 
@@ -151,15 +179,15 @@ def _leaderboard(problem: str, metric: str, points: pd.DataFrame, cells: pd.Data
     declared = metric_classes()[metric]
     budgets = sorted(int(b) for b in cells.budget.dropna().unique()) or [int(np.ceil(points.nfe.max()))]
     groups = points.groupby(ROW[2:], sort=False)
-    rows = {tuple(str(part) for part in key): _placed(row, budgets) for key, row in groups}
+    whole = {tuple(str(part) for part in key): row for key, row in groups}
+    rows = {key: _placed(row, budgets) for key, row in whole.items()}
     best = {b: _best([row[b] for row in rows.values() if b in row], declared.direction) for b in budgets}
     order = sorted(rows, key=lambda key: _rank(rows[key], budgets, declared.direction, key))
     shown = []
     for key in order:
-        (solver, settings, grid), row = key, rows[key]
-        status = cells[(cells.solver == solver) & (cells.settings == settings) & (cells.grid == grid)]
+        solver, settings, grid = key
         name = f"{solver} ({settings})" if settings else solver
-        shown.append((name, grid, _entries(row, budgets, best, status)))
+        shown.append((name, grid, _entries(rows[key], budgets, best, whole[key])))
     return Leaderboard(problem, metric, _title(problem, metric), budgets, shown, _notes(metric, points, cells))
 
 
@@ -175,7 +203,7 @@ def _placed(row: pd.DataFrame, budgets: list[int]) -> dict[int, pd.Series]:
     for budget in budgets:
         within = row[row.budget == budget] if row.budget.notna().any() else row[row.nfe <= budget]
         if len(within):
-            placed[budget] = within.iloc[int(within.nfe.argmax())]
+            placed[budget] = within.iloc[int(within.nfe.fillna(-1).argmax())]
     return placed
 
 
@@ -196,27 +224,34 @@ def _rank(row: dict[int, pd.Series], budgets: list[int], direction: str, key: An
 
 
 def _entries(
-    row: dict[int, pd.Series], budgets: list[int], best: dict[int, pd.Series | None], cells: pd.DataFrame
+    row: dict[int, pd.Series], budgets: list[int], best: dict[int, pd.Series | None], points: pd.DataFrame
 ) -> list[Entry]:
-    reasons = {point.reason for point in row.values() if not np.isfinite(point.value)}
-    if len(reasons) == 1 and not any(np.isfinite(point.value) for point in row.values()):
-        return [Entry(str(reasons.pop())), *[Entry("")] * (len(budgets) - 1)]
-    return [_entry(row.get(b), b, best[b], cells) for b in budgets]
+    """The places of a row, or in its first what holds for all of it: a metric that does not apply, nothing placed."""
+    reasons = {point.reason for point in row.values()}
+    text = None
+    if not row:
+        nfe = points.nfe.min()
+        text = points.reason.iloc[0] if np.isnan(nfe) else f"from NFE {nfe:.0f}"
+    elif len(reasons) == 1 and not any(np.isfinite(point.value) or point.failed for point in row.values()):
+        text = reasons.pop()
+    if text is not None:
+        return [Entry(str(text)), *[Entry("")] * (len(budgets) - 1)]
+    return [_entry(row.get(b), b, best[b]) for b in budgets]
 
 
-def _entry(point: pd.Series | None, budget: int, best: pd.Series | None, cells: pd.DataFrame) -> Entry:
+def _entry(point: pd.Series | None, budget: int, best: pd.Series | None) -> Entry:
     if point is None:
-        failed = cells[(cells.budget == budget) & (cells.status != "done")]
-        return Entry(failed.status.iloc[0] if len(failed) else "")
+        return Entry("")
     if not np.isfinite(point.value):
-        return Entry(point.reason or "failed for a seed")
+        return Entry(point.reason or "not finite")
     spent = f"@{point.nfe:.0f}" if abs(point.nfe - budget) > 1e-9 else ""
     text = f"{number(point.value, point.standard_error)} {spent}".strip()
     short = f"{number(point.value)}{spent}"
     if best is None:
         return Entry(text, short)
     apart = abs(point.value - best.value)
-    return Entry(text, short, bool(apart <= SEPARATE * np.hypot(point.standard_error, best.standard_error)))
+    tied = apart <= SEPARATE * np.hypot(point.standard_error, best.standard_error)
+    return Entry(text, short, point is best or bool(tied))
 
 
 def _notes(metric: str, points: pd.DataFrame, cells: pd.DataFrame) -> list[str]:
@@ -241,14 +276,19 @@ LEGEND = (
 )
 
 
+def plain(text: str) -> str:
+    """A text that keeps to its cell of a Markdown table."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
 def markdown(board: Leaderboard) -> str:
     """A leaderboard as a Markdown table."""
     lines = [f"### {board.title}", ""]
     lines.append("| solver | grid | " + " | ".join(f"NFE {b}" for b in board.budgets) + " |")
     lines.append("|---|---|" + "---|" * len(board.budgets))
     for solver, grid, entries in board.rows:
-        texts = [f"**{e.text}**" if e.best else e.text for e in entries]
-        lines.append(f"| {solver} | {grid} | " + " | ".join(texts) + " |")
+        texts = [f"**{e.text}**" if e.best else plain(e.text) for e in entries]
+        lines.append(f"| {plain(solver)} | {grid} | " + " | ".join(texts) + " |")
     return "\n".join([*lines, "", " ".join(board.notes), ""])
 
 

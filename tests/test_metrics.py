@@ -1,0 +1,366 @@
+"""Metrics on inputs whose answers are known."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+import torch_fidelity
+from records import cell
+from torch import Tensor
+
+from bench.metrics import bits_per_dim as likelihood
+from bench.metrics.bits_per_dim import IMAGES, BitsPerDim, BitsPerDimError
+from bench.metrics.frechet import EXTRACTOR, FdDigits, Images, digit_features, frechet
+from bench.metrics.metric import BLOCKS, Outcome, get_metric, jackknife, metric_classes
+from bench.metrics.pathwise import PathwiseRmse, root_mean_square
+from bench.metrics.wasserstein import GaussianW2, SlicedW2, gaussian_w2, sliced_w2
+from bench.problems.digits import Digits
+from bench.problems.gaussian import Gaussian
+from bench.problems.mixture import Mixture2d
+from bench.problems.problem import Problem, problem_classes
+from pretrained.data import dequantise, load_data
+from solvers.errors import UsageError
+from solvers.process import ReverseProcess
+from solvers.registry import get_solver
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def outcome(problem: Problem, samples: Tensor, solver: str = "euler", **changes: Any) -> Outcome:
+    spec = cell(solver, problem=problem.key, n=len(samples), **changes)
+    return Outcome(spec, problem, get_solver(solver, **spec.settings), samples)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Digits:
+    return Digits()
+
+
+# Wasserstein-2 of Gaussian fits.
+
+
+def w2_by_scipy(a: Tensor, b: Tensor) -> float:
+    """Dowson and Landau's formula in its own form, by scipy's matrix square root."""
+    cov_a, cov_b = np.cov(a.numpy().T), np.cov(b.numpy().T)
+    cross = scipy.linalg.sqrtm(cov_a @ cov_b).real
+    squared = ((a.mean(0) - b.mean(0)) ** 2).sum().item() + np.trace(cov_a + cov_b - 2 * cross)
+    return float(math.sqrt(squared))
+
+
+def test_gaussian_w2_is_the_closed_form_of_correlated_samples() -> None:
+    mix_a, mix_b = normal(5, 5, seed=1), normal(5, 5, seed=2)
+    a, b = normal(300, 5, seed=3) @ mix_a + 1, normal(400, 5, seed=4) @ mix_b
+    assert gaussian_w2(a, b) == pytest.approx(w2_by_scipy(a, b), rel=1e-9)
+    assert gaussian_w2(b, a) == pytest.approx(gaussian_w2(a, b), rel=1e-9)
+
+
+def test_gaussian_w2_of_a_shift_and_of_a_scaling() -> None:
+    a = normal(500, 3)
+    shift = torch.tensor([1.0, -2.0, 2.0], dtype=torch.float64)
+    assert gaussian_w2(a + shift, a) == pytest.approx(3, rel=1e-6)
+    centred = a - a.mean(0)
+    scale = torch.tensor([2.0, 1.0, 0.5], dtype=torch.float64)
+    # Of commuting covariances: the root of the summed squared differences of standard deviations.
+    white = centred @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(centred.T)).T)
+    assert gaussian_w2(white * scale, white) == pytest.approx(math.sqrt(1 + 0.25), rel=1e-9)
+
+
+def test_gaussian_w2_of_equal_samples_and_of_a_flat_one() -> None:
+    a = normal(100, 4)
+    assert gaussian_w2(a, a.flip(0)) == pytest.approx(0, abs=1e-6)
+    flat = a.clone()
+    flat[:, 0] = 0
+    expected = math.sqrt(float(a[:, 0].mean() ** 2 + a[:, 0].var()))
+    assert gaussian_w2(flat, a) <= expected
+    assert gaussian_w2(a[:, :2], flat[:, :1].expand(-1, 2)) == pytest.approx(
+        math.sqrt(float((a[:, :2].mean(0) ** 2 + a[:, :2].var(0)).sum())), rel=1e-6
+    )
+
+
+# Sliced Wasserstein-2.
+
+
+def test_sliced_w2_of_a_translation_in_the_plane() -> None:
+    """By directions spread evenly: |shift| sqrt(mean cos^2) = |shift| / sqrt(2), exactly."""
+    a = normal(200, 2)
+    for shift in ([3.0, 0.0], [0.0, -3.0], [3 / math.sqrt(2), 3 / math.sqrt(2)]):
+        moved = a + torch.tensor(shift, dtype=torch.float64)
+        assert sliced_w2(moved, a) == pytest.approx(3 / math.sqrt(2), rel=1e-12)
+
+
+def test_sliced_w2_of_a_scaling_in_the_plane() -> None:
+    """Every projection is stretched by 2: the root of the mean squared projections, |x| / sqrt(2) root mean square."""
+    a = normal(200, 2)
+    expected = math.sqrt(float(a.square().sum(1).mean()) / 2)
+    assert sliced_w2(2 * a, a) == pytest.approx(expected, rel=1e-12)
+
+
+def test_sliced_w2_of_a_translation_in_eight_dimensions_is_about_its_share_of_a_direction() -> None:
+    a = normal(50, 8)
+    assert sliced_w2(a + 1, a) == pytest.approx(math.sqrt(8 / 8), rel=0.2)
+
+
+def test_sliced_w2_sees_samples_as_sets() -> None:
+    a = normal(200, 2)
+    assert sliced_w2(a, a.flip(0)) == pytest.approx(0, abs=1e-15)
+    assert sliced_w2(a, normal(200, 2, seed=1)) > 0.01
+
+
+# Pathwise error.
+
+
+def test_root_mean_square_of_a_known_shift_and_its_standard_error() -> None:
+    value, error = root_mean_square(torch.full((50, 4), -0.3, dtype=torch.float64))
+    assert (value, error) == (pytest.approx(0.3), pytest.approx(0, abs=1e-12))
+    assert root_mean_square(torch.zeros(5, 2)) == (0, 0)
+    values, errors = zip(*(root_mean_square(normal(200, 3, seed=s)) for s in range(200)), strict=True)
+    assert np.mean(values) == pytest.approx(1, abs=0.01)
+    assert np.mean(errors) == pytest.approx(np.std(values), rel=0.2)
+
+
+@pytest.mark.parametrize(("make", "tolerance"), [(Gaussian, 1e-14), (Mixture2d, 1e-8)])
+def test_pathwise_error_of_the_exact_flow_and_of_a_shift(make: Any, tolerance: float) -> None:
+    problem = make()
+    exact = problem.flow(problem.prior(20, 0), problem.sde.t_max, problem.sde.t_min)
+    right = PathwiseRmse().evaluate(outcome(problem, exact))
+    assert right.value is not None
+    assert right.value <= tolerance
+    shifted = PathwiseRmse().evaluate(outcome(problem, exact + 0.25))
+    assert shifted.value == pytest.approx(0.25)
+    assert shifted.floor == right.floor
+    assert shifted.floor is not None
+    assert 0 < shifted.floor < tolerance
+    other_start = PathwiseRmse().evaluate(outcome(problem, exact, seed=1))
+    assert other_start.value is not None
+    assert other_start.value > 0.1, "the seed's own starts are compared"
+
+
+def test_pathwise_error_of_a_stochastic_solver_is_blank_with_the_reason() -> None:
+    problem = Gaussian()
+    result = PathwiseRmse().evaluate(outcome(problem, problem.prior(20, 0), "euler_maruyama"))
+    assert (result.value, result.reason) == (None, "not an ODE solver")
+
+
+def test_the_exact_law_of_the_gaussian_problem_has_no_distance_beyond_sampling() -> None:
+    """Exact samples are as far from the reference as the floor, a wrong law is further."""
+    problem = Gaussian()
+    n = 4000
+    exact = problem.marginal_sample(problem.sde.t_min, problem.normals(n, 99), "other")
+    right = GaussianW2().evaluate(outcome(problem, exact))
+    wrong = GaussianW2().evaluate(outcome(problem, 1.2 * exact))
+    assert right.value is not None
+    assert right.floor is not None
+    assert max(right.value, right.floor) < 0.15
+    assert wrong.floor == right.floor
+    _, var = problem.law(problem.sde.t_min)
+    mean, _ = problem.law(problem.sde.t_min)
+    assert wrong.value == pytest.approx(0.2 * math.sqrt(float((var + mean**2).sum())), rel=0.1)
+
+
+# Standard errors.
+
+
+@pytest.mark.parametrize("distance", [gaussian_w2, sliced_w2])
+def test_jackknife_errors_are_those_of_repeated_draws(distance: Any) -> None:
+    """Away from zero the standard error must be the spread of the distance between fresh pairs of samples."""
+    values, errors = [], []
+    for seed in range(120):
+        a, b = 1.5 * normal(200, 2, seed=2 * seed) + 0.5, normal(200, 2, seed=2 * seed + 1)
+        values.append(distance(a, b))
+        errors.append(jackknife(distance, a, b))
+    assert np.mean(errors) == pytest.approx(np.std(values), rel=0.3)
+
+
+def test_jackknife_of_a_mean_is_its_standard_error() -> None:
+    a, b = normal(1000, 1), torch.zeros(1000, 1, dtype=torch.float64)
+    error = jackknife(lambda x, y: float((x - y).mean()), a, b)
+    blocks = a[:, 0].reshape(BLOCKS, -1).mean(1)
+    assert error == pytest.approx(float(blocks.std()) / BLOCKS**0.5, rel=1e-9), "blocks of 100 in order"
+    assert error == pytest.approx(1 / 1000**0.5, rel=0.5)
+
+
+# Floors.
+
+
+@pytest.mark.parametrize(("metric", "problem"), [(GaussianW2, Gaussian()), (SlicedW2, Mixture2d())])
+def test_floors_depend_on_number_and_seed_but_not_on_the_samples(metric: Any, problem: Problem) -> None:
+    def floor(samples: Tensor, seed: int = 0) -> float:
+        value = metric().evaluate(outcome(problem, samples, seed=seed)).floor
+        assert value is not None
+        return float(value)
+
+    start = problem.prior(50, 0)
+    first = floor(start)
+    distance = metric.distance
+    assert first == distance(problem.reference(50, 0, 1), problem.reference(50, 0, 0))
+    assert floor(7 * start) == first
+    assert floor(start, seed=1) != first
+    assert floor(problem.prior(800, 0)) < first, "more samples, a lower floor"
+
+
+# Fréchet distance, through torch-fidelity.
+
+
+def test_frechet_distance_is_that_of_torch_fidelity_itself(digits: Digits) -> None:
+    a, b = load_data("digits", "test").values[:200], load_data("digits", "train").values[:150]
+    whole = torch_fidelity.calculate_metrics(
+        input1=Images(a),
+        input2=Images(b),
+        fid=True,
+        feature_extractor=EXTRACTOR,
+        cuda=False,
+        verbose=False,
+        cache=False,
+        save_cpu_ram=True,
+    )
+    assert frechet(digit_features(a), digit_features(b)) == pytest.approx(whole["frechet_inception_distance"], rel=1e-6)
+    assert whole["frechet_inception_distance"] > 0.01
+
+
+def test_frechet_distance_is_the_squared_distance_of_gaussian_fits() -> None:
+    a, b = normal(300, 4) @ normal(4, 4, seed=1), normal(300, 4, seed=2)
+    assert frechet(a, b) == pytest.approx(gaussian_w2(a, b) ** 2, rel=1e-6)
+    assert frechet(a + 2, a) == pytest.approx(16, rel=1e-6)
+
+
+def state(digits: Digits, levels: Tensor) -> Tensor:
+    """The states in the middle of the levels' bins."""
+    return digits.scale * (levels.float() + 0.5) / digits.levels + digits.offset
+
+
+def test_samples_are_clipped_and_rounded_to_the_levels_first(digits: Digits) -> None:
+    levels = digits.reference(60, 0, 1)
+    exact = FdDigits().evaluate(outcome(digits, state(digits, levels)))
+    within = (torch.rand(levels.shape, generator=torch.Generator().manual_seed(0)) - 0.5) * 0.98 * digits.scale / 17
+    jittered = FdDigits().evaluate(outcome(digits, state(digits, levels) + within))
+    assert jittered == exact
+    beyond = state(digits, levels)
+    beyond[levels == 16] += 5
+    beyond[levels == 0] -= 5
+    assert FdDigits().evaluate(outcome(digits, beyond)) == exact
+    assert exact.value == pytest.approx(exact.floor), "these are the floor's own digits"
+    other = FdDigits().evaluate(outcome(digits, state(digits, levels) + digits.scale / 17))
+    assert other.value != exact.value
+    assert other.floor == exact.floor
+
+
+def test_held_out_digits_are_at_distance_zero_and_noise_is_far(digits: Digits) -> None:
+    held_out = FdDigits().evaluate(outcome(digits, state(digits, load_data("digits", "test").values[:100])))
+    assert held_out.value == pytest.approx(0, abs=1e-6)
+    assert held_out.floor is not None
+    noise = FdDigits().evaluate(outcome(digits, digits.prior(100, 0)))
+    assert noise.value is not None
+    assert noise.value > 10 * held_out.floor
+
+
+def test_fd_digits_names_the_file_it_depends_on() -> None:
+    (name,) = FdDigits().hashes
+    assert name == "digits-features"
+    assert len(FdDigits().hashes[name]) == 64
+
+
+def test_more_references_than_there_are_digits_are_refused(digits: Digits) -> None:
+    with pytest.raises(UsageError, match="there are 599 digits to compare with; got 600"):
+        digits.reference(600, 0, 0)
+
+
+# Bits per dimension.
+
+
+@pytest.fixture
+def white(monkeypatch: pytest.MonkeyPatch) -> Iterator[Digits]:
+    """Digits under the network of a unit Gaussian, which VP leaves as it is: log p is known exactly."""
+    problem = Digits()
+    monkeypatch.setattr(problem, "process", lambda: ReverseProcess(problem.sde, lambda x, t: -x, "score"))
+    caches = (likelihood._converged_bits, likelihood._row_bits)
+    for cache in caches:
+        cache.cache_clear()
+    yield problem
+    for cache in caches:
+        cache.cache_clear()
+
+
+def exact_bits(problem: Digits, seed: int) -> Tensor:
+    """-log2 N(x; 0, I)/64 - log2 scale + log2 17 of the dequantised held-out digits, written out."""
+    normals = problem.normals(IMAGES, seed)
+    uniform = torch.special.ndtr(normals.normal("dequantisation"))
+    values = load_data("digits", "test").values[:IMAGES]
+    x = (problem.scale * dequantise(values, 17, uniform) + problem.offset).double().flatten(1)
+    log_p = -(x.square() + math.log(2 * math.pi)).sum(1) / 2
+    return -log_p / (64 * math.log(2)) - math.log2(problem.scale) + math.log2(17)
+
+
+def row_of(problem: Digits, solver: str, seed: int = 0) -> Outcome:
+    """A fine solve; the samples play no part."""
+    samples = torch.zeros(4, 1, 8, 8)
+    if solver == "torchdiffeq":
+        tolerances = {"rtol": 1e-5, "atol": 1e-5}
+        return outcome(problem, samples, solver, budget=None, grid="adaptive", settings=tolerances, seed=seed)
+    return outcome(problem, samples, solver, budget=400, seed=seed)
+
+
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "torchdiffeq"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_bits_per_dim_of_an_exactly_known_density(white: Digits, solver: str, seed: int) -> None:
+    row, bits = row_of(white, solver, seed), exact_bits(white, seed)
+    result = BitsPerDim().evaluate(row)
+    assert result.value == pytest.approx(float(bits.mean()), abs=0.003)
+    assert result.floor == pytest.approx(float(bits.mean()), abs=3e-4)
+    assert result.standard_error == pytest.approx(float(bits.std()) / IMAGES**0.5, rel=0.05)
+
+
+def test_bits_per_dim_of_data_on_another_scale(white: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scale enters twice, in the states and in the change of variables, and the sum of both is known."""
+    plain = BitsPerDim().evaluate(row_of(white, "torchdiffeq")).value
+    likelihood._row_bits.cache_clear()
+    likelihood._converged_bits.cache_clear()
+    monkeypatch.setattr(white, "scale", 2 * white.scale)
+    wider = BitsPerDim().evaluate(row_of(white, "torchdiffeq")).value
+    assert wider == pytest.approx(float(exact_bits(white, 0).mean()), abs=0.003)
+    assert wider != pytest.approx(plain, abs=0.02)
+
+
+def test_bits_per_dim_is_of_the_rows_own_solver_and_budget(white: Digits) -> None:
+    """A coarse solve is far from the converged one, and the error of the second metric is that distance."""
+    row = outcome(white, torch.zeros(4, 1, 8, 8), "dpmpp_2m", budget=5)
+    value, error = BitsPerDim().evaluate(row), BitsPerDimError().evaluate(row)
+    assert value.value is not None
+    assert value.floor is not None
+    assert abs(value.value - value.floor) > 0.02
+    assert error.value == pytest.approx(abs(value.value - value.floor), rel=1e-4)
+
+
+@pytest.mark.parametrize("metric", [BitsPerDim, BitsPerDimError])
+def test_bits_per_dim_of_a_stochastic_solver_is_blank_with_the_reason(digits: Digits, metric: Any) -> None:
+    result = metric().evaluate(outcome(digits, torch.zeros(4, 1, 8, 8), "ancestral"))
+    assert (result.value, result.reason) == (None, "not an ODE solver")
+
+
+def test_a_likelihood_that_diverges_is_blank_with_the_reason(white: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(white, "process", lambda: ReverseProcess(white.sde, lambda x, t: x * 1e30, "score"))
+    monkeypatch.setattr(likelihood, "_converged_bits", lambda *a: pytest.fail("not needed"))
+    result = BitsPerDim().evaluate(outcome(white, torch.zeros(4, 1, 8, 8)))
+    assert (result.value, result.reason) == (None, "the solve of the likelihood diverged")
+
+
+# The menu.
+
+
+def test_every_metric_of_a_problem_is_on_the_menu_and_says_what_it_is() -> None:
+    for problem in problem_classes().values():
+        for name in problem.metrics:
+            metric = get_metric(name)
+            assert metric.key == name
+            assert metric.limits[0] < metric.limits[1]
+            assert metric.label
+            assert metric.unit
+            assert metric.reference
+    assert not any(name.startswith("fid") for name in metric_classes()), "FID means Inception features"
+    with pytest.raises(UsageError, match=r"no metric 'fd_digit'; did you mean 'fd_digits'\?"):
+        get_metric("fd_digit")

@@ -1,0 +1,318 @@
+"""Tables from records made by hand."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from records import cell, cost, record
+
+from bench.record import Record
+from bench.tables import (
+    Leaderboard,
+    leaderboards,
+    long_table,
+    markdown,
+    number,
+    settings_text,
+    summary_table,
+    write_tables,
+)
+from solvers.errors import UsageError
+
+METRIC = "w2_gaussian"
+
+
+def done(solver: str, value: Any, **spec: Any) -> Record:
+    return record(cell(solver, **spec), {METRIC: value})
+
+
+def failed(solver: str, status: str, reason: str | None = None, **spec: Any) -> Record:
+    return record(cell(solver, **spec), status=status, reason=reason)
+
+
+def adaptive(tolerance: float, nfe: float, value: Any, **spec: Any) -> Record:
+    settings = {"rtol": tolerance, "atol": tolerance}
+    spec = {"budget": None, "grid": "adaptive", "settings": settings, **spec}
+    return record(cell("torchdiffeq", **spec), {METRIC: value}, cost=cost(nfe=nfe))
+
+
+def board(*records: Record, metric: str = METRIC) -> Leaderboard:
+    (found,) = [b for b in leaderboards(long_table(records)) if b.metric == metric]
+    return found
+
+
+def texts(found: Leaderboard) -> dict[str, list[str]]:
+    return {solver: [entry.text for entry in entries] for solver, _, entries in found.rows}
+
+
+def bold(found: Leaderboard) -> dict[str, list[bool]]:
+    return {solver: [entry.best for entry in entries] for solver, _, entries in found.rows}
+
+
+# The long table.
+
+
+def test_one_row_a_cell_and_metric_with_their_numbers() -> None:
+    records = [
+        record(cell(seed=seed), {METRIC: (1.0 + seed, 0.1), "pathwise_rmse": "not an ODE solver"}) for seed in (0, 1)
+    ]
+    table = long_table(records)
+    assert len(table) == 4
+    rows = table.set_index(["metric", "seed"])
+    assert rows.value[METRIC, 1] == 2.0
+    assert rows.standard_error[METRIC, 0] == 0.1
+    assert rows.floor[METRIC, 0] == 0.001
+    assert np.isnan(rows.value["pathwise_rmse", 0])
+    assert rows.reason["pathwise_rmse", 1] == "not an ODE solver"
+    assert set(table.cell) == {item.spec.name for item in records}
+    assert set(table.commit) == {"0123456789abcdef0123456789abcdef01234567"}
+    assert set(table.seconds) == {0.5}
+
+
+def test_a_cell_without_a_result_has_a_blank_row_a_metric_with_its_reason() -> None:
+    table = long_table([failed("euler", "timeout", "took longer than 3 s"), done("heun", 1.0)])
+    lost = table[table.status == "timeout"].set_index("metric")
+    assert set(lost.index) == {METRIC, "pathwise_rmse"}
+    assert lost.value.isna().all()
+    assert lost.reason[METRIC] == "timeout: took longer than 3 s"
+
+
+def test_a_table_of_failures_alone_can_be_made() -> None:
+    table = long_table([failed("euler", "diverged", "too large")])
+    assert len(table) == 2
+    assert texts(board(failed("euler", "diverged"))) == {"euler": ["diverged"]}
+
+
+def test_csv_and_parquet_agree_on_reading(tmp_path: Path) -> None:
+    records = [
+        done("euler", (1 / 3, 1e-17)),
+        done("ddim", 2.0, settings={"eta": 1.0}),
+        adaptive(1e-5, 31.5, 0.1),
+        failed("heun", "error", 'a "quoted", text\nof two lines'),
+    ]
+    table = long_table(records)
+    write_tables(table, tmp_path)
+    csv, parquet = pd.read_csv(tmp_path / "long.csv"), pd.read_parquet(tmp_path / "long.parquet")
+    assert len(csv) == len(parquet) == len(table) == 5
+    assert list(csv.columns) == list(parquet.columns) == list(table.columns)
+    for column in table:
+        a, b = csv[column], parquet[column].replace("", None)
+        assert (a.isna() == b.isna()).all(), column
+        assert (a[a.notna()].astype(object) == b[b.notna()].astype(object)).all(), column
+
+
+def test_cells_that_no_column_tells_apart_are_refused() -> None:
+    """Otherwise a row would be the mean over different experiments."""
+    for change in ({"n": 32}, {"batch_size": 4}, {"device": "cuda"}):
+        with pytest.raises(
+            UsageError, match=r"report: cells of one row differ in their seeds alone; got '.*, .*'\. Give"
+        ):
+            long_table([done("euler", 1.0), done("euler", 1.0, **change)])
+    assert len(long_table([done("euler", 1.0), done("euler", 1.0, n=32, seed=1)])) == 2
+
+
+def test_a_record_of_an_unknown_problem_is_told() -> None:
+    with pytest.raises(UsageError, match=r"no problem 'gauss'.*Known: .*gaussian"):
+        long_table([done("euler", 1.0, problem="gauss")])
+
+
+def test_settings_are_told_where_they_are_not_the_defaults() -> None:
+    assert settings_text("ddim", {"eta": 0.0}) == ""
+    assert settings_text("ddim", {"eta": 0.5}) == "eta=0.5"
+    assert settings_text("torchdiffeq", {"method": "bosh3", "rtol": 1e-5, "atol": 1e-5}) == "method=bosh3"
+    assert settings_text("of a plug-in that is not loaded", {"a": 1, "b": 2}) == "a=1, b=2"
+
+
+# Means over seeds.
+
+
+def test_the_mean_over_seeds_and_its_standard_error() -> None:
+    spread = summary_table(long_table([done("euler", (v, 0.01), seed=s) for s, v in enumerate((1.0, 2.0, 6.0))]))
+    assert spread.value.tolist() == [3.0]
+    assert spread.standard_error[0] == pytest.approx(np.sqrt(7 / 3)), "variance 7 between seeds outweighs 1e-4 within"
+    tight = summary_table(long_table([done("euler", (1.0, 0.3), seed=s) for s in range(3)]))
+    assert tight.standard_error[0] == pytest.approx(0.3 / np.sqrt(3)), "no spread between seeds: the cells' own errors"
+    assert tight.seeds.tolist() == [3]
+    one = summary_table(long_table([done("euler", (1.0, 0.3))]))
+    assert one.standard_error.tolist() == [0.3]
+
+
+def test_a_seed_that_failed_leaves_no_mean_of_the_others() -> None:
+    found = board(done("euler", 1.0), failed("euler", "diverged", seed=1), done("heun", 2.0), done("heun", 2.0, seed=1))
+    assert texts(found)["euler"] == ["diverged for 1 of 2 seeds"]
+    assert bold(found) == {"heun": [True], "euler": [False]}
+
+
+# Leaderboards.
+
+
+def test_the_best_and_what_is_not_separable_from_it_are_bold() -> None:
+    found = board(
+        done("euler", (1.00, 0.03)),
+        done("heun", (1.09, 0.04)),  # 0.09 < 1.96 * 0.05
+        done("ddim", (1.11, 0.04)),  # 0.11 > 1.96 * 0.05
+        done("dpmpp_2m", (9.0, 0.01)),
+    )
+    assert bold(found) == {"euler": [True], "heun": [True], "ddim": [False], "dpmpp_2m": [False]}
+    assert list(bold(found)) == ["euler", "heun", "ddim", "dpmpp_2m"], "best first"
+
+
+def test_each_column_has_its_own_best() -> None:
+    found = board(
+        done("euler", 1.0, budget=5), done("euler", 4.0, budget=10), done("ddim", 3.0, budget=5), done("ddim", 2.0)
+    )
+    assert found.budgets == [5, 10]
+    assert bold(found) == {"ddim": [False, True], "euler": [True, False]}, "ordered by the largest budget"
+
+
+def test_the_best_without_a_standard_error_is_still_the_best() -> None:
+    found = board(done("euler", (1.0, None)), done("heun", (2.0, 0.1)))
+    assert bold(found) == {"euler": [True], "heun": [False]}
+
+
+def test_a_metric_that_ranks_nothing_has_no_best() -> None:
+    spec = {"problem": "digits", "n": 4}
+    records = [record(cell(s, **spec), {"bits_per_dim": v}) for s, v in (("euler", 1.0), ("heun", 2.0))]
+    found = board(*records, metric="bits_per_dim")
+    assert bold(found) == {"euler": [False], "heun": [False]}
+    assert "not ranked" in found.title
+
+
+def test_spent_evaluations_are_marked_where_they_are_not_the_budget() -> None:
+    found = board(done("heun", (1.0, 0.1), budget=5), done("euler", (1.0, 0.1), budget=5))
+    assert texts(found) == {"euler": ["1.00 ± 0.10"], "heun": ["1.00 ± 0.10 @4"]}
+
+
+def test_adaptive_rows_stand_where_their_counted_evaluations_fit() -> None:
+    found = board(
+        *(done("euler", 9.0, budget=b) for b in (5, 20, 50)),
+        adaptive(1e-1, 14, (3.0, 0.1)),
+        adaptive(1e-2, 20, (2.0, 0.1)),
+        adaptive(1e-3, 51, (1.0, 0.1)),
+    )
+    assert texts(found)["torchdiffeq"] == ["", "2.00 ± 0.10", "2.00 ± 0.10 @20"]
+
+
+def test_adaptive_rows_beyond_every_budget_say_from_where() -> None:
+    found = board(done("euler", 9.0, budget=5), adaptive(1e-1, 14, 3.0), adaptive(1e-2, 31, 2.0))
+    assert texts(found)["torchdiffeq"] == ["from NFE 14"]
+
+
+def test_adaptive_rows_alone_have_a_column() -> None:
+    assert texts(board(adaptive(1e-2, 30.5, (2.0, 0.1)))) == {"torchdiffeq": ["2.00 ± 0.10 @30"]}
+    assert [b.metric for b in leaderboards(long_table([adaptive(1e-2, 31, 2.0), failed("heun", "error")]))] == [
+        "pathwise_rmse",
+        METRIC,
+    ]
+
+
+def test_an_adaptive_row_that_always_fails_says_so() -> None:
+    settings = {"rtol": 0.1, "atol": 0.1}
+    lost = failed("torchdiffeq", "timeout", budget=None, grid="adaptive", settings=settings)
+    assert texts(board(done("euler", 1.0), lost))["torchdiffeq"] == ["timeout"]
+    assert leaderboards(long_table([lost])) == []
+
+
+def test_a_reason_that_holds_for_a_whole_row_stands_once() -> None:
+    records = [
+        record(cell("ancestral", budget=b), {"pathwise_rmse": "not an ODE solver", METRIC: 1.0}) for b in (5, 10)
+    ]
+    assert texts(board(*records, metric="pathwise_rmse")) == {"ancestral": ["not an ODE solver", ""]}
+
+
+def test_failed_cells_are_places_and_are_counted() -> None:
+    found = board(
+        *(done("euler", 1.0, budget=b, seed=s) for b in (5, 10) for s in (0, 1)),
+        *(failed("heun", "diverged", budget=5, seed=s) for s in (0, 1)),
+        *(done("heun", 2.0, budget=10, seed=s) for s in (0, 1)),
+        *(failed("ddim", "skipped", budget=b, seed=s) for b in (5, 10) for s in (0, 1)),
+        failed("torchsde", "error", budget=10),
+    )
+    shown = texts(found)
+    assert shown["heun"][0] == "diverged"
+    assert shown["heun"][1].startswith("2.0")
+    assert shown["ddim"] == ["skipped", "skipped"], "a solver without any result keeps its row"
+    assert shown["torchsde"] == ["", "error"]
+    assert list(shown)[:2] == ["euler", "heun"], "rows without values last"
+    (note,) = [note for note in found.notes if note.startswith("Cells without")]
+    assert note == "Cells without a result: 4 skipped, 2 diverged, 1 error."
+
+
+def test_settings_make_rows_of_their_own() -> None:
+    found = board(done("ddim", 1.0), done("ddim", 2.0, settings={"eta": 1.0}))
+    assert list(texts(found)) == ["ddim", "ddim (eta=1.0)"]
+
+
+def test_notes_name_seeds_number_and_floor() -> None:
+    found = board(*(done("euler", 1.0, seed=s) for s in range(3)))
+    assert found.notes[0] == "Mean ± standard error over 3 seeds, n = 16 samples a seed."
+    assert found.notes[1] == "Floor: 0.00100."
+
+
+def test_boards_come_in_the_order_that_the_problem_declares() -> None:
+    both = {METRIC: 1.0, "pathwise_rmse": 1.0}
+    boards = leaderboards(long_table([record(cell(), both), record(cell(problem="mixture_2d"), {"sliced_w2": 1.0})]))
+    assert [(b.problem, b.metric) for b in boards] == [
+        ("gaussian", "pathwise_rmse"),
+        ("gaussian", METRIC),
+        ("mixture_2d", "sliced_w2"),
+    ]
+    assert boards[0].title == "gaussian: pathwise RMS error [units of x], lower is better"
+
+
+def test_markdown_is_a_table_whatever_the_texts_hold() -> None:
+    records = [
+        done("euler", (1.0, 0.01), budget=5),
+        done("euler", (1.0, 0.01), budget=10),
+        record(cell("heun", budget=5), {METRIC: "a | b\nc"}),
+        done("heun", (1.1, 0.01), budget=10),
+    ]
+    text = markdown(board(*records))
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == 4
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {5}, "every line has the same cells"
+    assert set(lines[1]) == {"|", "-"}
+    assert "| euler | log_snr | **1.000 ± 0.010** | **1.000 ± 0.010** |" in lines
+    assert r"a \| b c" in text
+
+
+# Numbers.
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (1.23456, 0.0123, "1.235 ± 0.012"),
+        (123.456, 12.3, "123 ± 12"),
+        (0.0123456, 0.00012, "0.01235 ± 0.00012"),
+        (0.000123456, 0.0000012, "1.23e-04 ± 1e-06"),
+        (-5.4321, 0.3, "-5.43 ± 0.30"),
+        (1.0, None, "1.00"),
+        (1234.5, None, "1234"),
+        (1.0, float("nan"), "1.00"),
+        (1.0, 0.0, "1.00"),
+    ],
+)
+def test_numbers_show_their_error_to_two_digits(value: float, error: float | None, text: str) -> None:
+    assert number(value, error) == text or (value == 1234.5 and number(value, error) in ("1.23e+03", "1234"))
+
+
+@given(value=st.floats(-1e8, 1e8), error=st.none() | st.floats(1e-12, 1e6))
+def test_a_shown_number_is_the_number_to_its_error_or_three_digits(value: float, error: float | None) -> None:
+    assume(value == 0 or abs(value) > 1e-300)
+    text = number(value, error)
+    assert "\n" not in text
+    assert "|" not in text
+    if error is None:
+        assert float(text) == pytest.approx(value, rel=0.0051)
+        return
+    shown, _, shown_error = text.partition(" ± ")
+    assert float(shown_error) == pytest.approx(error, rel=0.5)
+    assert abs(float(shown) - value) <= max(0.51 * error, 0.0051 * abs(value))
+    if "e" not in text:
+        assert abs(float(shown) - value) <= 0.051 * error + 1e-12 * abs(value) or error > 10
