@@ -128,8 +128,8 @@ def integrate(
         ts: grid of times, shape (steps + 1,), float64; decreasing, or for ODE solvers increasing.
         brownian: source of randomness, needed by stochastic solvers and under a constraint.
         last: ``keep`` the last state, take the last step's ``mean`` (no path increment in it), or follow it by a
-            ``tweedie`` step to t = 0 (one more evaluation, counted). Under a constraint the last two end with the known
-            part at its mean.
+            ``tweedie`` step to t = 0 (one more evaluation, counted). Adaptive stochastic solvers have no ``mean``.
+            Under a constraint the last two end with the known part at its mean.
 
     Returns:
         States at ts[-1] (at 0 with ``tweedie``), shape of x.
@@ -148,6 +148,10 @@ def integrate(
         who = solver.key if solver.stochastic else "a constraint"
         raise UsageError("integrate", f"{who} draws noise", None, "Pass brownian, e.g. a BrownianPath")
     if brownian is not None and solver.stochastic and last == "mean":
+        if solver.adaptive:
+            raise UsageError(
+                "integrate", f"{solver.key} chooses its last step itself", last, "Take 'keep' or 'tweedie'"
+            )
         brownian = StoppedPath(brownian, float(ts[-2]))
     with torch.no_grad():
         x = solver.solve(process, x, ts, brownian)
