@@ -24,7 +24,7 @@ CERTIFIED: list[ForwardSDE] = [VP(), SubVP(), VE(), EDM()]
 
 # Settings, normals a step, levels.
 LAW: list[tuple[str, dict[str, Any], int, tuple[int, ...]]] = [
-    ("euler_maruyama", {}, 1, (64, 128, 256)),
+    ("euler_maruyama", {}, 1, (256, 512, 1024)),
     ("reverse_diffusion", {}, 1, (64, 128, 256)),
     ("ancestral", {}, 1, (64, 128, 256)),
     ("probability_flow", {}, 0, (64, 128, 256)),

@@ -100,7 +100,7 @@ def register_problem(cls: type[P]) -> type[P]:
 
 def problem_classes() -> dict[str, type[Problem]]:
     """Every registered problem, by name."""
-    from bench.problems import digits, gaussian, mixture  # noqa: F401  # they register themselves
+    from bench.problems import digits, gaussian, line, mixture  # noqa: F401  # they register themselves
 
     return dict(sorted(_PROBLEMS.items()))
 
