@@ -1,5 +1,7 @@
 """One cell: solve, time, measure, record."""
 
+import contextlib
+import inspect
 import statistics
 import traceback
 from collections.abc import Callable
@@ -15,16 +17,19 @@ from bench.metrics.metric import Metric, Outcome, get_metric
 from bench.problems.problem import Problem, get_problem
 from bench.record import CellSpec, Cost, MetricValue, Record, Status
 from bench.store import Store
+from pretrained import provenance
 from solvers.errors import DivergenceError
 from solvers.grids import make_grid
 from solvers.process import Evaluations
-from solvers.registry import get_solver
+from solvers.registry import get_solver, solver_classes
 from solvers.solver import FixedStepSolver, LastStep, Solver, integrate
 
 # Bare calls of the network timed before and after a solve.
-BARE_CALLS = 3
+BARE_CALLS = 2
 # Samples of the warm-up, which only has to import and allocate.
 WARM_UP_SAMPLES = 8
+# What a cell came to for good; one that failed otherwise is tried again by the next run.
+SETTLED: tuple[Status, ...] = ("done", "diverged", "skipped")
 # Beyond this many times the start's root mean square a solution has left the data for good.
 DIVERGED = 1e4
 
@@ -48,7 +53,7 @@ def load_problem(name: str, device: str) -> tuple[Problem, float]:
 
 
 def run_cell(spec: CellSpec, store: Store) -> Path:
-    """Compute a cell unless its record is there and made with the same files; returns the record's path.
+    """Compute a cell unless its record is there, settled and made with the same files; returns the record's path.
 
     Whatever goes wrong while it is computed becomes the record's status.
 
@@ -58,14 +63,23 @@ def run_cell(spec: CellSpec, store: Store) -> Path:
     problem, load_seconds = load_problem(spec.problem, spec.device)
     metrics = [get_metric(name) for name in problem.metrics]
     hashes = problem.hashes | {name: value for metric in metrics for name, value in metric.hashes.items()}
+    hashes |= _plugin_hash(spec.solver)
     finished = store.finished(spec)
-    if finished is not None and finished.hashes == hashes:
+    if finished is not None and finished.status in SETTLED and finished.hashes == hashes:
         return store.record_path(spec)
     try:
         record, samples = _measure(spec, problem, metrics, load_seconds)
     except Exception as error:
         record, samples = failure(spec, _status_of(error), str(error), traceback.format_exc()), None
     return store.write(record.model_copy(update={"hashes": hashes}), samples)
+
+
+def _plugin_hash(solver: str) -> dict[str, str]:
+    """Hash of the file of a solver from outside the project; the project's own are told by the commit."""
+    cls = solver_classes().get(solver)
+    if cls is None or cls.__module__.startswith("solvers."):
+        return {}
+    return {f"solver {solver}": provenance.sha256(Path(inspect.getfile(cls)).read_bytes())}
 
 
 def failure(spec: CellSpec, status: Status, reason: str, trace: str | None = None) -> Record:
@@ -111,7 +125,7 @@ def _measure(
     began = environment.now(problem.device)
     values: dict[str, MetricValue] = {}
     if not diverged:
-        outcome = Outcome(spec, problem, solver, start, solve.samples)
+        outcome = Outcome(spec, problem, solver, solve.samples.cpu())
         values = {metric.key: metric.evaluate(outcome) for metric in metrics}
     metric_seconds = environment.now(problem.device) - began
 
@@ -145,11 +159,12 @@ def _solve(spec: CellSpec, problem: Problem, solver: Solver, start: Tensor, ts: 
 
 
 def _warm_up(spec: CellSpec, problem: Problem, solver: Solver, ts: Tensor, last: LastStep) -> None:
-    """A short solve of a few samples, and one call of the network at full size."""
+    """A short solve of a few samples, on too few steps to be held against the solver; a call of the whole batch."""
     few = min(spec.n, WARM_UP_SAMPLES)
     coarse = ts if len(ts) < 4 else ts[[0, len(ts) // 2, -1]]
     brownian = problem.brownian(few, spec.seed) if solver.stochastic else None
-    integrate(solver, problem.process(), problem.prior(few, spec.seed), coarse, brownian, last)
+    with contextlib.suppress(DivergenceError):
+        integrate(solver, problem.process(), problem.prior(few, spec.seed), coarse, brownian, last)
     _bare_call(problem, spec)()
 
 
@@ -211,7 +226,7 @@ def _cost(
         seconds=solve.seconds,
         network_seconds=network_seconds,
         overhead_seconds=overhead,
-        overhead_per_evaluation=overhead / calls,
+        overhead_per_evaluation=overhead / max(calls, 1),
         load_seconds=load_seconds,
         warm_up_seconds=warm_up_seconds,
         metric_seconds=metric_seconds,

@@ -1,18 +1,27 @@
 """The command line: ``scorebench``, or ``python -m bench``."""
 
+import getpass
 import json
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from filelock import FileLock, Timeout
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from solvers.errors import UsageError
+
+if TYPE_CHECKING:
+    from bench.tables import Leaderboard
 
 app = typer.Typer(
     help="Benchmarks of numerical solvers for score-based generative models.",
@@ -23,7 +32,6 @@ app = typer.Typer(
 out = Console()
 err = Console(stderr=True)
 
-Many = Annotated[list[str] | None, typer.Option()]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:i")]
 PluginOption = Annotated[list[Path] | None, typer.Option(help="Python file that registers a solver; repeatable")]
 
@@ -56,11 +64,8 @@ def run(
     store = Store(folder)
     store.create()
     counts: dict[str, int] = {}
-    with (
-        store.lock(),
-        LocalWorker(folder, chosen.timeout_seconds, plugins, _threads()) as worker,
-        _progress() as progress,
-    ):
+    worker = LocalWorker(folder, chosen.timeout_seconds, plugins, _threads())
+    with _told_when_interrupted(), store.lock(), _only_run_on(str(where)), worker, _progress() as progress:
         task = progress.add_task("starting", total=len(cells))
         every = max(1, len(cells) // REPORTS)
         for done, spec in enumerate(cells):
@@ -71,7 +76,8 @@ def run(
             if not out.is_terminal and (done + 1) % every == 0:
                 out.print(f"{done + 1}/{len(cells)} cells, {spec.name}", highlight=False)
     out.print(f"{len(cells)} cells: " + ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
-    out.print(f"Records: {folder / 'records'}. Tables and figures: scorebench report {folder}", soft_wrap=True)
+    where_next = f"Records: {folder / 'records'}. Tables and figures: scorebench report {folder}"
+    out.print(where_next, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -82,14 +88,11 @@ def report(folder: Annotated[Path, typer.Argument(help="folder of a run")]) -> N
 
     written = write_report(folder)
     for board in written.boards:
-        table = Table(title=board.title, title_justify="left", caption=" ".join(board.notes), caption_justify="left")
-        for column in ("solver", "grid", *(f"NFE {budget}" for budget in board.budgets)):
-            table.add_column(column, no_wrap=column in ("solver", "grid"))
-        for solver, grid, entries in board.rows:
-            table.add_row(solver, grid, *(f"[bold]{e.text}[/bold]" if e.best else e.text for e in entries))
-        out.print(table)
-    out.print(LEGEND, soft_wrap=False)
-    out.print(f"\nTables:  {folder / 'tables'}\nFigures: {folder / 'figures'}\nReport:  {written.page}", soft_wrap=True)
+        out.print(f"\n{board.title}", style="bold", markup=False, highlight=False)
+        out.print(_board(board), " ".join(board.notes), highlight=False)
+    out.print(f"\n{LEGEND} Standard errors: {folder / 'tables' / 'leaderboard.md'}.", markup=False, highlight=False)
+    places = f"\nTables:  {folder / 'tables'}\nFigures: {folder / 'figures'}\nReport:  {written.page}"
+    out.print(places, soft_wrap=True, markup=False)
 
 
 @app.command(name="list")
@@ -105,14 +108,16 @@ def list_(
     _load_plugins(plugin)
     if what not in MENUS:
         raise unknown_name("list", "menu", what, MENUS)
-    entries = MENUS[what]()
+    rows, columns = MENUS[what]
+    entries = rows()
     if as_json:
         sys.stdout.write(json.dumps(entries, indent=1) + "\n")
         return
-    columns = list(entries[0]) if entries else []
-    table = Table(*columns)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, no_wrap=column == "name")
     for entry in entries:
-        table.add_row(*(_cell(entry[column]) for column in columns))
+        table.add_row(*("" if entry[column] is None else str(entry[column]) for column in columns))
     out.print(table)
 
 
@@ -129,8 +134,8 @@ def train(
 
     chosen = load_card(card)
     where = resolve_device(device)
-    result = train_card(chosen, out_folder, where)
-    out.print(f"Weights and card: {result}", soft_wrap=True)
+    train_card(chosen, out_folder, where)
+    out.print(f"Weights and card: {out_folder / chosen.name}.safetensors, .yaml", soft_wrap=True)
 
 
 @app.command()
@@ -173,10 +178,44 @@ def docs(
         out.print("README.md is rendered anew.")
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(str(v) for v in value)
-    return "" if value is None else str(value)
+def _board(board: "Leaderboard") -> Table:
+    """A leaderboard for the terminal: values alone, rows that have one."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("solver", no_wrap=True)
+    table.add_column("grid", no_wrap=True)
+    for budget in board.budgets:
+        table.add_column(f"NFE {budget}", no_wrap=True)
+    for solver, grid, entries in board.rows:
+        if any(entry.short for entry in entries):
+            table.add_row(solver, grid, *(f"[bold]{e.short}[/bold]" if e.best else e.short for e in entries))
+    return table
+
+
+@contextmanager
+def _told_when_interrupted() -> Iterator[None]:
+    """Ctrl-C ends a run with a word on what is kept (typer would end it without)."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print("Interrupted: finished cells are kept; the same command goes on.")
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def _only_run_on(device: str) -> Iterator[None]:
+    """Wait until no other run of this user's times its cells on the device."""
+    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
+    name = f"scorebench-{user}-{device.replace(':', '-')}.lock"
+    lock = FileLock(Path(tempfile.gettempdir()) / name)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        err.print(f"Waiting: another run uses {device}, and cells timed side by side would be timed wrong.")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _load_plugins(plugins: list[Path] | None) -> list[str]:
@@ -205,6 +244,3 @@ def main() -> None:
     except UsageError as error:
         err.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        err.print("Interrupted: finished cells are kept; the same command goes on.")
-        sys.exit(130)

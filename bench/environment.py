@@ -3,6 +3,7 @@
 import contextlib
 import os
 import platform
+import re
 import socket
 import time
 from datetime import UTC, datetime
@@ -30,10 +31,10 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdigit())):
+    if not re.fullmatch("cpu|cuda(:[0-9]+)?", name):
         raise UsageError("device", "a device is auto, cpu, cuda or cuda:i", name, "E.g. --device cpu")
     count = torch.cuda.device_count()
+    kind, _, index = name.partition(":")
     if kind == "cuda" and int(index or 0) >= count:
         raise UsageError("device", f"this machine has {count} CUDA devices", name, "Take --device cpu, or auto")
     return torch.device(name)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.cell import failure, run_cell
+from bench.metrics.metric import metric_classes
+from bench.problems.problem import problem_classes
 from bench.record import CellSpec, Status
 from bench.store import Store
 from solvers.errors import UsageError
@@ -49,8 +51,8 @@ class LocalWorker:
         Raises:
             UsageError: the cell's problem cannot be loaded.
         """
-        connection = self._start()
         try:
+            connection = self._start()
             connection.send(spec.model_dump())
             if not connection.poll(self._timeout):
                 self._stop()
@@ -70,12 +72,17 @@ class LocalWorker:
         return Path(text)
 
     def _start(self) -> "Connection[Any, Any]":
+        """The connection to a worker that is ready: its imports are on no cell's time."""
         if self._connection is None:
             context = multiprocessing.get_context("spawn")
             self._connection, theirs = context.Pipe()
             self._process = context.Process(target=_work, args=(theirs, os.getpid(), *self._arguments), daemon=True)
+            # Ctrl-C is for the run to answer, also while the worker is still importing.
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             self._process.start()
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             theirs.close()
+            self._connection.recv()
         return self._connection
 
     def _stop(self) -> None:
@@ -91,14 +98,16 @@ def _work(connection: "Connection[Any, Any]", parent: int, folder: str, plugins:
     """The worker: cells in, paths out, until the other end is gone."""
     import torch
 
-    from solvers.registry import load_plugin
+    from solvers.registry import load_plugin, solver_classes
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     torch.set_num_threads(threads)
     for plugin in plugins:
         load_plugin(plugin)
     store = Store(Path(folder))
+    for menu in (solver_classes, problem_classes, metric_classes):
+        menu()
+    connection.send("ready")
     while True:
         try:
             spec = CellSpec.model_validate(connection.recv())

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, f
 from bench.problems.problem import problem_classes
 from bench.record import CellSpec
 from pretrained.yaml_model import read_mapping, validate
-from solvers.errors import unknown_name
+from solvers.errors import UsageError, unknown_name
 from solvers.grids import GRIDS
 from solvers.registry import get_solver, solver_classes
 from solvers.solver import Solver
@@ -19,10 +19,13 @@ MATRICES = Path(__file__).parent / "matrices"
 
 Names = Annotated[list[str], Field(min_length=1)]
 Budgets = Annotated[list[PositiveInt], Field(min_length=1)]
+# Whole numbers that a table's 64-bit column holds.
+Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Strict: no true for 1, no "5" for 5. Infinite numbers have no place in JSON records.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def _known_grids(grids: list[str] | None) -> list[str] | None:
@@ -73,8 +76,15 @@ class SolverEntry(_Section):
     tolerances: Annotated[list[PositiveFloat], Field(min_length=1)] = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5]
 
     def build(self) -> Solver:
-        """The solver."""
-        return get_solver(self.name, **self.settings)
+        """The solver.
+
+        Raises:
+            UsageError: unknown, or a setting that it refuses.
+        """
+        try:
+            return get_solver(self.name, **self.settings)
+        except TypeError as error:
+            raise UsageError(f"solver {self.name}", f"{error}", self.settings, "Correct its settings") from error
 
     def model_post_init(self, context: Any, /) -> None:
         """Refuses an unknown solver or setting when the matrix is read."""
@@ -85,7 +95,8 @@ class Matrix(_Section):
     """A benchmark matrix.
 
     Attributes:
-        name, description: for people.
+        name: also of the run's folder, unless one is given.
+        description: for people.
         seeds: seeds of start and noise; a seed's samples and paths are shared by all solvers and budgets.
         budgets: network evaluations a sample.
         grids: every fixed-step solver runs on each.
@@ -94,9 +105,9 @@ class Matrix(_Section):
         problems, solvers: what is crossed.
     """
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     description: str = ""
-    seeds: Annotated[list[int], Field(min_length=1)]
+    seeds: Seeds
     budgets: Budgets
     grids: Names = ["log_snr"]
     recommended_grids: bool = True
@@ -113,7 +124,8 @@ class Matrix(_Section):
             group = [spec for entry in self.solvers for spec in self._row_cells(problem, entry, device)]
             random.Random(0).shuffle(group)
             found += group
-        return found
+        # A seed, budget or entry given twice is one cell.
+        return list({spec.name: spec for spec in found}.values())
 
     def _row_cells(self, problem: ProblemEntry, entry: SolverEntry, device: str) -> list[CellSpec]:
         solver = entry.build()

@@ -92,10 +92,11 @@ def checkpoints() -> Rows:
     return rows
 
 
-MENUS: dict[str, Callable[[], Rows]] = {
-    "problems": problems,
-    "solvers": solvers,
-    "metrics": metrics,
-    "matrices": matrices,
-    "checkpoints": checkpoints,
+# Each menu, and the columns that a terminal has room for.
+MENUS: dict[str, tuple[Callable[[], Rows], list[str]]] = {
+    "problems": (problems, ["name", "summary"]),
+    "solvers": (solvers, ["name", "family", "order", "evaluations per step", "recommended grid"]),
+    "metrics": (metrics, ["name", "label", "unit", "direction"]),
+    "matrices": (matrices, ["name", "cells", "description"]),
+    "checkpoints": (checkpoints, ["name", "kind", "data", "parameters", "steps", "final loss"]),
 }

@@ -8,7 +8,7 @@ import pandas as pd
 
 from bench.plots import write_figures
 from bench.record import Record
-from bench.store import Store
+from bench.store import Store, not_writable
 from bench.tables import LEGEND, Leaderboard, leaderboards, long_table, markdown, write_tables
 
 
@@ -26,16 +26,19 @@ def write_report(folder: Path) -> Report:
     """Render ``tables/``, ``figures/`` and ``report.md`` of a run's folder from its records.
 
     Raises:
-        UsageError: the folder holds no records, or a damaged one (named).
+        UsageError: the folder holds no records or a damaged one (named), or cannot be written.
     """
     store = Store(folder)
     records = list(store.records())
     table = long_table(records)
-    tables = write_tables(table, folder / "tables")
-    figures = write_figures(table, records, store, folder / "figures")
     boards = leaderboards(table)
     page = folder / "report.md"
-    page.write_text(_page(records, table, boards, figures, folder), encoding="utf-8")
+    try:
+        tables = write_tables(table, folder / "tables")
+        figures = write_figures(table, records, store, folder / "figures")
+        page.write_text(_page(records, table, boards, figures, folder), encoding="utf-8")
+    except OSError as error:
+        raise not_writable(folder, error, "Copy it to where it is, and report on the copy") from error
     return Report(tables, figures, page, boards)
 
 

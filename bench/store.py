@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -16,6 +17,11 @@ from solvers.errors import UsageError
 
 class DamagedRecordError(UsageError):
     """A record that cannot be read."""
+
+
+def not_writable(folder: Path, error: OSError, todo: str) -> UsageError:
+    """The error for a folder of a run that cannot be written."""
+    return UsageError("store", "the output folder is writable", str(folder), f"{error}. {todo}")
 
 
 class Store:
@@ -43,12 +49,11 @@ class Store:
                 probe.touch()
                 probe.unlink()
         except OSError as error:
-            raise UsageError(
-                "store", "the output folder is writable", str(self.folder), f"{error}. Choose --out"
-            ) from error
+            raise not_writable(self.folder, error, "Choose --out") from error
 
-    def lock(self) -> FileLock:
-        """A lock on the folder, held by the run that writes it.
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder: one run writes it at a time.
 
         Raises:
             UsageError: another process holds it.
@@ -60,7 +65,10 @@ class Store:
             raise UsageError(
                 "store", "one run writes a folder at a time", str(self.folder), "Wait, or use --out"
             ) from error
-        return lock
+        try:
+            yield
+        finally:
+            lock.release()
 
     def record_path(self, spec: CellSpec) -> Path:
         """The result file of a cell."""
@@ -75,7 +83,8 @@ class Store:
         if samples is not None:
             write_atomically(self.sample_path(record.spec), save({"samples": samples.cpu().contiguous()}))
         path = self.record_path(record.spec)
-        write_atomically(path, (record.model_dump_json(indent=1) + "\n").encode())
+        # Not pydantic's own JSON, which turns infinite settings into null and so changes the spec.
+        write_atomically(path, (json.dumps(record.model_dump(), indent=1) + "\n").encode())
         return path
 
     def read(self, path: Path) -> Record:
@@ -93,7 +102,7 @@ class Store:
                     f"record {path}", f"schema version {SCHEMA_VERSION} is read here", version, todo
                 )
             record = Record.model_validate(content)
-        except (ValueError, ValidationError) as error:
+        except (OSError, ValueError) as error:
             if isinstance(error, DamagedRecordError):
                 raise
             what = str(error).splitlines()[0]
@@ -115,9 +124,17 @@ class Store:
             yield self.read(path)
 
     def samples(self, spec: CellSpec) -> Tensor | None:
-        """The cell's samples, if they were kept."""
+        """The cell's samples, if they were kept.
+
+        Raises:
+            UsageError: the file is damaged.
+        """
         path = self.sample_path(spec)
-        return load_file(path)["samples"] if path.is_file() else None
+        try:
+            return load_file(path)["samples"] if path.is_file() else None
+        except (SafetensorError, KeyError) as error:
+            todo = "Remove it, and its record to have the cell recomputed"
+            raise UsageError(f"samples {path}", "the file is whole and valid", str(error), todo) from error
 
     def finished(self, spec: CellSpec) -> Record | None:
         """The cell's record if there is a good one; a damaged one is set aside as ``*.damaged``."""

@@ -96,9 +96,16 @@ def summary_table(table: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Entry:
-    """One place of a leaderboard: text, and whether it is tied with the best of its column."""
+    """One place of a leaderboard.
+
+    Attributes:
+        text: value with standard error, or why there is none.
+        short: the value alone, for narrow places; empty if there is none.
+        best: whether it is tied with the best of its column.
+    """
 
     text: str
+    short: str = ""
     best: bool = False
 
 
@@ -121,7 +128,7 @@ class Leaderboard:
 def number(value: float, error: float | None = None) -> str:
     """A value with its standard error, both to the error's first digits; without one, to three digits."""
     if error is None or not np.isfinite(error) or error <= 0:
-        return f"{value:.3g}"
+        return f"{value:#.3g}".removesuffix(".")
     if error < 1e-4 * max(abs(value), 1e-300) or abs(value) < 1e-3:
         return f"{value:.2e} ± {error:.0e}"
     digits = max(0, 1 - int(np.floor(np.log10(error))))
@@ -203,13 +210,13 @@ def _entry(point: pd.Series | None, budget: int, best: pd.Series | None, cells: 
         return Entry(failed.status.iloc[0] if len(failed) else "")
     if not np.isfinite(point.value):
         return Entry(point.reason or "failed for a seed")
-    text = number(point.value, point.standard_error)
-    if abs(point.nfe - budget) > 1e-9:
-        text += f" @{point.nfe:.0f}"
+    spent = f"@{point.nfe:.0f}" if abs(point.nfe - budget) > 1e-9 else ""
+    text = f"{number(point.value, point.standard_error)} {spent}".strip()
+    short = f"{number(point.value)}{spent}"
     if best is None:
-        return Entry(text)
+        return Entry(text, short)
     apart = abs(point.value - best.value)
-    return Entry(text, bool(apart <= SEPARATE * np.hypot(point.standard_error, best.standard_error)))
+    return Entry(text, short, bool(apart <= SEPARATE * np.hypot(point.standard_error, best.standard_error)))
 
 
 def _notes(metric: str, points: pd.DataFrame, cells: pd.DataFrame) -> list[str]:

@@ -32,7 +32,10 @@ def build_network(card: Card, data: ImageData) -> nn.Module:
     settings = card.network.model_dump(exclude={"name"})
     if isinstance(card, ClassifierCard):
         return Classifier(data.shape, int(data.labels.max()) + 1, **settings)
-    core = ConvNet(data.shape, **settings).to(memory_format=torch.channels_last)
+    low, high = card.data.offset, card.data.offset + card.data.scale
+    bin_width = card.data.scale / data.levels
+    edges = (low, low + bin_width, high - bin_width, high)
+    core = ConvNet(data.shape, edges, **settings).to(memory_format=torch.channels_last)
     return Preconditioned(core, card.sde.build(), card.network.data_std)
 
 
@@ -45,7 +48,7 @@ class ScoreTask:
     data: ImageData
 
     def loss(self, values: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """Loss with fresh dequantisation, times and noise; the times are stratified, which halves the loss's noise."""
+        """Loss with fresh dequantisation, times and noise; stratified times lower its variance."""
         training = self.card.training
         sde = self.card.sde.build()
         uniform = torch.rand(len(values), generator=generator)

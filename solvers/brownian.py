@@ -249,13 +249,11 @@ class StoppedPath:
 
     def dw(self, t: Any, s: Any) -> Tensor:
         """The increment over the part of [s, t] above ``stop``."""
-        if isinstance(t, Tensor) or isinstance(s, Tensor):
-            t, s = torch.as_tensor(t), torch.as_tensor(s)
-            return self._brownian.dw(t.clamp(min=self._stop), s.clamp(min=self._stop))
-        if t <= self._stop:
-            return 0.0 * self._brownian.dw(t, s)
-        return self._brownian.dw(t, max(s, self._stop))
+        return self._brownian.dw(self._above(t), self._above(s))
 
     def normal(self, stream: str) -> Tensor:
         """As the source's."""
         return self._brownian.normal(stream)
+
+    def _above(self, t: Any) -> Any:
+        return t.clamp(min=self._stop) if isinstance(t, Tensor) else max(t, self._stop)

@@ -1,7 +1,7 @@
 """Solvers: what they declare, the loop of those with a fixed grid, and ``integrate``."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, get_args
@@ -138,7 +138,8 @@ def integrate(
         UsageError: the grid is not monotone, runs upwards under an SDE solver or a constraint, leaves [0, t_max], noise
             is missing, or the solver knows no constraints.
     """
-    check_grid(solver, process, ts)
+    times: list[float] = ts.tolist()
+    check_grid(solver, process, times)
     if last not in LAST_STEPS:
         raise unknown_name("integrate", "last step", last, LAST_STEPS)
     constraint = process.constraint
@@ -152,25 +153,24 @@ def integrate(
             raise UsageError(
                 "integrate", f"{solver.key} chooses its last step itself", last, "Take 'keep' or 'tweedie'"
             )
-        brownian = StoppedPath(brownian, float(ts[-2]))
+        brownian = StoppedPath(brownian, times[-2])
     with torch.no_grad():
         x = solver.solve(process, x, ts, brownian)
         if last == "tweedie":
-            x = process.denoised(x, float(ts[-1]))
+            x = process.denoised(x, times[-1])
         if constraint is None or last == "keep":
             return x
-        return constraint.impose(x, process.sde, 0.0 if last == "tweedie" else float(ts[-1]))
+        return constraint.impose(x, process.sde, 0.0 if last == "tweedie" else times[-1])
 
 
-def check_grid(solver: Solver, process: ReverseProcess, ts: Tensor) -> None:
+def check_grid(solver: Solver, process: ReverseProcess, times: Sequence[float]) -> None:
     """Refuse grids that a solver cannot follow, before any evaluation."""
-    times: Iterable[float] = ts.tolist()
     signs = {(s > t) - (s < t) for t, s in pairwise(times)}
     if signs not in ({-1}, {1}):
-        raise UsageError("integrate", "a grid has two times or more, all up or all down", ts.tolist())
+        raise UsageError("integrate", "a grid has two times or more, all up or all down", times)
     if signs == {1} and (solver.stochastic or process.constraint is not None):
-        raise UsageError("integrate", f"{solver.key} follows the reverse SDE, from t_max down", ts.tolist())
-    if float(ts.min()) <= 0 or float(ts.max()) > process.sde.t_max:
+        raise UsageError("integrate", f"{solver.key} follows the reverse SDE, from t_max down", times)
+    if min(times) <= 0 or max(times) > process.sde.t_max:
         raise UsageError(
-            "integrate", f"times lie in (0, {process.sde.t_max}]", (float(ts[0]), float(ts[-1])), "End at sde.t_min"
+            "integrate", f"times lie in (0, {process.sde.t_max}]", (times[0], times[-1]), "End at sde.t_min"
         )

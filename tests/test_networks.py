@@ -16,7 +16,7 @@ def score_network(sde: ForwardSDE | None = None, seed: int = 0) -> Preconditione
     """A small network with every weight away from zero, in double precision."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = Preconditioned(ConvNet((1, 8, 8), 0.8, 16, 2, 32, 0.3), sde or VP(), 0.8)
+        network = Preconditioned(ConvNet((1, 8, 8), (-1.0, -0.88, 1.0), 0.8, 16, 2, 32, 0.3), sde or VP(), 0.8)
         for parameter in network.parameters():
             nn.init.normal_(parameter, std=0.1)
     return network.double().eval().requires_grad_(False)
@@ -128,7 +128,7 @@ def test_networks_run_on_a_gpu_without_touching_the_cpu(kind: str) -> None:
             out = Classifier((1, 8, 8), 10, 8, 16, 0.1).eval()(x)
             assert out.shape == (4, 10)
         else:
-            network = Preconditioned(ConvNet((1, 8, 8), 0.8, 16, 2, 32, 0.3), VP(), 0.8).eval()
+            network = Preconditioned(ConvNet((1, 8, 8), (-1.0, -0.88, 1.0), 0.8, 16, 2, 32, 0.3), VP(), 0.8).eval()
             out = network(x, t)
             assert out.shape == x.shape
         assert out.device.type == "cuda"

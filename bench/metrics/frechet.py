@@ -84,8 +84,8 @@ def frechet(a: Tensor, b: Tensor) -> float:
 
 
 @lru_cache(maxsize=8)
-def _reference_features(problem: Problem, n: int, draw: int) -> Tensor:
-    return digit_features(problem.reference(n, 0, draw))
+def _reference_features(problem: Problem, n: int, seed: int, draw: int) -> Tensor:
+    return digit_features(problem.reference(n, seed, draw))
 
 
 @register_metric
@@ -107,12 +107,12 @@ class FdDigits(Metric):
         return {EXTRACTOR: _extractor().checkpoint.sha256}
 
     def evaluate(self, outcome: Outcome) -> MetricValue:
-        problem, n = outcome.problem, outcome.spec.n
+        problem, n, seed = outcome.problem, outcome.spec.n, outcome.spec.seed
         assert isinstance(problem, Digits)
         levels = quantise((outcome.samples.float() - problem.offset) / problem.scale, problem.levels)
-        features, reference = digit_features(levels), _reference_features(problem, n, 0)
+        features, reference = digit_features(levels), _reference_features(problem, n, seed, 0)
         return MetricValue(
             value=frechet(features, reference),
             standard_error=jackknife(frechet, features, reference),
-            floor=frechet(_reference_features(problem, n, 1), reference),
+            floor=frechet(_reference_features(problem, n, seed, 1), reference),
         )

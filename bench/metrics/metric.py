@@ -3,25 +3,24 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from bench.problems.problem import Problem
 from bench.record import CellSpec, MetricValue
-from solvers.errors import unknown_name
+from bench.registry import Registry
 from solvers.solver import Solver
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A solved cell, as metrics see it; equal to itself only."""
+    """A solved cell, as metrics see it: samples on the CPU; equal to itself only."""
 
     spec: CellSpec
     problem: Problem
     solver: Solver
-    start: Tensor
     samples: Tensor
 
 
@@ -54,25 +53,12 @@ class Metric(ABC):
         return {}
 
 
-_METRICS: dict[str, type[Metric]] = {}
-
-M = TypeVar("M", bound=Metric)
+METRICS: Registry[Metric] = Registry("metric", "bench.metrics")
+register_metric = METRICS.register
+metric_classes = METRICS.classes
 
 # Blocks of the delete-a-block jackknife behind standard errors.
 BLOCKS = 10
-
-
-def register_metric(cls: type[M]) -> type[M]:
-    """Class decorator: put a metric on the menu."""
-    _METRICS[cls.key] = cls
-    return cls
-
-
-def metric_classes() -> dict[str, type[Metric]]:
-    """Every registered metric, by name."""
-    from bench.metrics import bits_per_dim, frechet, pathwise, wasserstein  # noqa: F401  # they register themselves
-
-    return dict(sorted(_METRICS.items()))
 
 
 def get_metric(name: str) -> Metric:
@@ -81,10 +67,7 @@ def get_metric(name: str) -> Metric:
     Raises:
         UsageError: no such metric.
     """
-    classes = metric_classes()
-    if name not in classes:
-        raise unknown_name("get_metric", "metric", name, classes)
-    return classes[name]()
+    return METRICS.find(name)()
 
 
 def jackknife(statistic: Callable[[Tensor, Tensor], float], samples: Tensor, reference: Tensor) -> float:

@@ -16,7 +16,7 @@ from solvers.process import ReverseProcess
 class Digits(Problem):
     """scikit-learn's handwritten digits, 8x8, 17 grey levels, score network ``digits-vp``.
 
-    References are integer grey levels: draw 0 the held-out digits, draw 1 the first training digits.
+    References are integer grey levels: draw 0 the held-out digits, draw 1 training digits chosen by the seed.
 
     Args:
         device: where network and states live.
@@ -48,4 +48,6 @@ class Digits(Problem):
         values = load_data("digits", ("test", "train")[draw]).values
         if n > len(values):
             raise UsageError("digits", f"there are {len(values)} digits to compare with", n, "Lower n in the matrix")
+        if draw:
+            values = values[torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))]
         return values[:n]

@@ -44,7 +44,7 @@ class Line2d(Problem):
 
     def _score(self, x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = expand(self.sde.alpha(t), x), expand(self.sde.sigma(t), x)
-        u, v = (x @ self.axes.to(x.dtype)).split(1, dim=1)
+        u, v = (x @ self.axes.to(x.dtype))[:, :, None].unbind(1)
         means, var = alpha * self.centres.to(x.dtype), (alpha * self.std) ** 2 + sigma**2
         posterior = torch.softmax(self.weights.to(x.dtype).log() - (u - means).square() / (2 * var), dim=1)
         along = ((posterior * means).sum(1, keepdim=True) - u) / var

@@ -1,13 +1,13 @@
 """A problem: an SDE, a score, a start, a reference, and whatever is known exactly."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from bench.registry import Registry
 from solvers.brownian import BrownianPath
-from solvers.errors import unknown_name
 from solvers.normals import Normals
 from solvers.process import ReverseProcess
 from solvers.sde import ForwardSDE
@@ -87,22 +87,9 @@ class FlowProblem(Problem):
         """The probability flow's map from time t to s of states x (n, ...)."""
 
 
-_PROBLEMS: dict[str, type[Problem]] = {}
-
-P = TypeVar("P", bound=Problem)
-
-
-def register_problem(cls: type[P]) -> type[P]:
-    """Class decorator: put a problem on the menu."""
-    _PROBLEMS[cls.key] = cls
-    return cls
-
-
-def problem_classes() -> dict[str, type[Problem]]:
-    """Every registered problem, by name."""
-    from bench.problems import digits, gaussian, line, mixture  # noqa: F401  # they register themselves
-
-    return dict(sorted(_PROBLEMS.items()))
+PROBLEMS: Registry[Problem] = Registry("problem", "bench.problems")
+register_problem = PROBLEMS.register
+problem_classes = PROBLEMS.classes
 
 
 def get_problem(name: str, device: torch.device | str = "cpu") -> Problem:
@@ -111,7 +98,4 @@ def get_problem(name: str, device: torch.device | str = "cpu") -> Problem:
     Raises:
         UsageError: no such problem.
     """
-    classes = problem_classes()
-    if name not in classes:
-        raise unknown_name("get_problem", "problem", name, classes)
-    return classes[name](device)
+    return PROBLEMS.find(name)(device)

@@ -22,10 +22,10 @@ def check_langevin(who: str, rule: str, snr: float, corrector_steps: int) -> Non
     """Refuse an unknown rule, or settings out of range."""
     if rule not in get_args(Rule):
         raise unknown_name(who, "corrector", rule, get_args(Rule))
-    if not snr > 0:
+    if not 0 < snr < math.inf:
         raise UsageError(who, "snr is positive", snr, "The paper takes 0.01 to 0.2")
-    if corrector_steps < 1:
-        raise UsageError(who, "at least one corrector step", corrector_steps, "Take 1")
+    if not (isinstance(corrector_steps, int) and corrector_steps >= 1):
+        raise UsageError(who, "corrector_steps is 1, 2, ...", corrector_steps, "Or corrector 'none'")
 
 
 def langevin_step(

@@ -21,9 +21,9 @@ LARGEST_GROWTH = math.sqrt(2) - 1
 class EdmStochastic(FixedStepSolver):
     """Heun with churn: at each time t of the grid noise is added up to t', then a step of Heun leads from t' to s.
 
-    r' = (1 + g) r,   r = sigma/alpha,   g = min(churn / steps, sqrt(2) - 1)        where churn_min <= r <= churn_max
-    y' = y + inflation * sqrt(r'^2 - r^2) * z,     y = x/alpha
-    y_s = y' + (r_s - r') * (noise(x', t') + noise(x_1, s)) / 2,     x_1 by Euler's step
+    r'  = (1 + g) r,   r = sigma/alpha,   g = min(churn / steps, sqrt(2) - 1)        where churn_min <= r <= churn_max
+    x'  = alpha(t') * (x / alpha(t) + inflation * sqrt(r'^2 - r^2) * z)
+    x_s = alpha(s) * (x' / alpha(t') + (r_s - r') * (noise(x', t') + noise(u, s)) / 2),      u by Euler's step
 
     t' is clipped to t_max: there is no churn in the first step, and less in those near it.
 
@@ -40,12 +40,12 @@ class EdmStochastic(FixedStepSolver):
         inflation: S_noise, scale of the added noise, dimensionless.
 
     Raises:
-        UsageError: a setting is negative.
+        UsageError: a setting is negative or infinite.
     """
 
     churn: float = 40.0
     churn_min: float = 0.0
-    churn_max: float = math.inf
+    churn_max: float = 1e6
     inflation: float = 1.0
 
     family: ClassVar[str] = "reverse SDE"
@@ -54,8 +54,8 @@ class EdmStochastic(FixedStepSolver):
 
     def __post_init__(self) -> None:
         for name, value in self.settings.items():
-            if not value >= 0:
-                raise UsageError(self.key, f"{name} is not negative", value)
+            if not 0 <= value < math.inf:
+                raise UsageError(self.key, f"{name} is a number of at least 0", value)
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]  # depends on the settings

@@ -26,10 +26,9 @@ class PredictorCorrector(FixedStepSolver):
     ald:       e = 2 (snr * sigma(t))^2
 
     The corrector's scale alpha is 1 on every SDE (in ``song``, 1 - beta_i on VP). Order: None with a corrector, whose
-    bias at fixed snr no step size removes (relative variance at equilibrium on a Gaussian: 1 / (1 - snr^2) with ``ald`` where
-    sigma is its deviation, 1 + snr^2 with ``langevin`` in high dimension);
-    without one, the predictor's. Evaluations a step: the predictor's and one for each corrector step. ``langevin``
-    couples the batch.
+    bias at fixed snr no step size removes (relative variance at equilibrium on a Gaussian: 1 / (1 - snr^2) with ``ald``
+    where sigma is its deviation, 1 + snr^2 with ``langevin`` in high dimension); without one, the predictor's.
+    Evaluations a step: the predictor's and one for each corrector step. ``langevin`` couples the batch.
 
     Reference: Song et al. 2021, Score-Based Generative Modeling through SDEs, arXiv:2011.13456, alg. 2-5, with the
     corrector first, as in their code.

@@ -53,9 +53,9 @@ class Restart(FixedStepSolver):
     reference: ClassVar[str] = "Xu et al. 2023, arXiv:2306.14878"
 
     def __post_init__(self) -> None:
-        if not 0 < self.low < self.high:
+        if not 0 < self.low < self.high < math.inf:
             raise UsageError(self.key, "0 < low < high", (self.low, self.high), "The paper takes e.g. 0.06 and 0.3")
-        if self.rounds < 1:
+        if not (isinstance(self.rounds, int) and self.rounds >= 1):
             raise UsageError(self.key, "at least one round", self.rounds, "Without rounds it is edm_heun")
         if not 0 < self.share <= 1:
             raise UsageError(self.key, "share lies in (0, 1]", self.share)

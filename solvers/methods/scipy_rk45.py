@@ -1,5 +1,6 @@
 """SciPy's RK45 on the probability-flow ODE, the whole batch as one vector: what Song et al. used."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -43,7 +44,7 @@ class ScipyRk45(AdaptiveSolver):
     reference: ClassVar[str] = "Song et al. 2021, arXiv:2011.13456"
 
     def __post_init__(self) -> None:
-        if not (self.rtol > 0 and self.atol > 0):
+        if not (0 < self.rtol < math.inf and 0 < self.atol < math.inf):
             raise UsageError(self.key, "tolerances are positive", (self.rtol, self.atol), "E.g. 1e-5")
 
     def solve(self, process: ReverseProcess, x: Tensor, ts: Tensor, brownian: Brownian | None) -> Tensor:

@@ -1,5 +1,6 @@
 """Adaptive solvers of torchdiffeq on the probability-flow ODE, kept inside the interval."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -53,7 +54,7 @@ class Torchdiffeq(AdaptiveSolver):
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
             raise unknown_name(self.key, "method", self.method, get_args(Method))
-        if not (self.rtol > 0 and self.atol > 0):
+        if not (0 < self.rtol < math.inf and 0 < self.atol < math.inf):
             raise UsageError(self.key, "tolerances are positive", (self.rtol, self.atol), "E.g. 1e-3")
 
     @property
@@ -64,13 +65,16 @@ class Torchdiffeq(AdaptiveSolver):
     def solve(self, process: ReverseProcess, x: Tensor, ts: Tensor, brownian: Brownian | None) -> Tensor:
         from torchdiffeq import odeint
 
-        ends = ts[[0, -1]].to(x.device)
+        times: list[float] = ts.tolist()
+        start, end = times[0], times[-1]
+        low, high = min(start, end), max(start, end)
+        ends = torch.tensor([start, end], dtype=torch.float64, device=x.device)
 
         def velocity(t: Tensor, x: Tensor) -> Tensor:
             # Rounding of an accepted step may pass an end by one unit in the last place.
-            return process.velocity(x, t.clamp(ends.min(), ends.max()).expand(len(x)))
+            return process.velocity(x, t.clamp(low, high).expand(len(x)))
 
-        options = {"first_step": FIRST_STEP * float((ts[0] - ts[-1]).abs()), "step_t": ends[1:], "dtype": torch.float64}
+        options = {"first_step": FIRST_STEP * (high - low), "step_t": ends[1:], "dtype": torch.float64}
         try:
             states = odeint(velocity, x, ends, rtol=self.rtol, atol=self.atol, method=self.method, options=options)
         except AssertionError as error:  # torchdiffeq's answer to a step or a state that is no number any more

@@ -1,0 +1,172 @@
+"""Certificates of solvers: the order of convergence, measured where the exact answer is known.
+
+Error of N steps, in units of x, on the last state (last step ``keep``) from the exact law at t_max:
+
+    ODE              e(N) = RMS over samples and coordinates of  x_N - flow(x_T)
+    SDE, Gaussian    e(N) = RMS over coordinates of  (mean_N - mean, std_N - std);  no sampling error, see ``law_of``
+    SDE, else        e(N) = |mean_j (|x_j^N|^2 - |x_j^2N|^2)|;  both on the same Brownian path, with a standard error
+
+The order is the slope of log e over -log N by regression over the three finest levels above the problem's precision. It
+passes from p - 0.2 (ODE) or p - 0.3 (law), if the last pair of levels alone does too. With a standard error, levels
+count above 3 of them and the 95 % interval must lie above p - 0.3 and be narrower than 0.5. A larger slope is
+superconvergence on that problem: it neither fails nor raises what the solver declares.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bench.problems.gaussian import Gaussian
+from bench.problems.problem import FlowProblem
+from solvers.brownian import UnitProbes
+from solvers.errors import UsageError
+from solvers.grids import make_grid
+from solvers.solver import FixedStepSolver, LastStep, integrate
+
+Verdict = Literal["pass", "fail", "unresolved"]
+
+GRID = "karras"
+STEPS = (32, 64, 128, 256, 512, 1024)
+COUPLED_STEPS = (16, 32, 64, 128)
+LEVELS = 3
+SLACK_ODE, SLACK_LAW = 0.2, 0.3
+# A wider interval of a simulated slope decides nothing.
+WIDEST_INTERVAL = 0.5
+RESAMPLES = 300
+
+
+@dataclass(frozen=True)
+class Order:
+    """A measured order of convergence.
+
+    Attributes:
+        declared: what the solver declares.
+        steps: steps of each level.
+        errors: error of each level, units of x (of x^2 for coupled differences).
+        slope: measured order; NaN where fewer than three levels are resolved.
+        interval: 95 % interval of the slope where it was measured by simulation.
+        verdict: against the declared order.
+    """
+
+    declared: int
+    steps: tuple[int, ...]
+    errors: tuple[float, ...]
+    slope: float
+    verdict: Verdict
+    interval: tuple[float, float] | None = None
+
+
+def order(solver: FixedStepSolver, problem: FlowProblem, seed: int = 0) -> Order:
+    """Measure a solver's order on a problem.
+
+    Raises:
+        UsageError: the solver declares no order.
+    """
+    declared = solver.order
+    if declared is None:
+        raise UsageError("order", f"{solver.key} declares no order of convergence", solver.settings)
+    if not solver.stochastic:
+        return _judged(declared, SLACK_ODE, ode_errors(solver, problem, STEPS, seed), problem.flow_precision)
+    if isinstance(problem, Gaussian):
+        return _judged(declared, SLACK_LAW, law_errors(solver, problem, STEPS), problem.flow_precision)
+    return _simulated(declared, SLACK_LAW, coupled_differences(solver, problem, COUPLED_STEPS, seed), seed)
+
+
+def ode_errors(
+    solver: FixedStepSolver, problem: FlowProblem, steps: Sequence[int], seed: int, n: int = 16
+) -> list[float]:
+    """RMS error against the exact flow of n trajectories, for each number of steps."""
+    sde = problem.sde
+    x = problem.marginal_sample(sde.t_max, problem.normals(n, seed), "start")
+    exact = problem.flow(x, sde.t_max, sde.t_min)
+    results = (integrate(solver, problem.process(), x, make_grid(GRID, sde, count)) for count in steps)
+    return [float((result - exact).square().mean().sqrt()) for result in results]
+
+
+def law_errors(solver: FixedStepSolver, problem: Gaussian, steps: Sequence[int]) -> list[float]:
+    """RMS error of mean and standard deviation of the law at t_min, for each number of steps."""
+    mean, var = problem.law(problem.sde.t_min)
+    errors = []
+    for count in steps:
+        mean_n, var_n = law_of(solver, problem, make_grid(GRID, problem.sde, count))
+        errors.append(float(((mean_n - mean).square() + (var_n.sqrt() - var.sqrt()).square()).mean().sqrt()))
+    return errors
+
+
+def law_of(solver: FixedStepSolver, problem: Gaussian, ts: Tensor, last: LastStep = "keep") -> tuple[Tensor, Tensor]:
+    """Mean and variance of a solver's output on a diagonal Gaussian, each (8,), exact up to rounding.
+
+    The score is linear and does not mix coordinates, hence so is the sampler in x_T and each of its draws: a run on a
+    batch whose row 0 has no noise, row 1 one standard deviation in x_T, row k + 2 a unit in draw k reads it all off.
+
+    Raises:
+        UsageError: the solver's step depends on norms over the batch, so that it is not affine.
+    """
+    if solver.batch_coupled:
+        raise UsageError("law_of", f"{solver.key} is not affine, its step depends on the batch", solver.settings)
+    mean, var = problem.law(float(ts[0]))
+    probes = UnitProbes(mean[None])
+    integrate(solver, problem.process(), mean[None], ts, probes, last)
+    x = mean.repeat(probes.count + 2, 1)
+    x[1] += var.sqrt()
+    result = integrate(solver, problem.process(), x, ts, UnitProbes(x, first=2), last)
+    return result[0], (result[1:] - result[0]).square().sum(0)
+
+
+def coupled_differences(
+    solver: FixedStepSolver, problem: FlowProblem, steps: Sequence[int], seed: int, n: int = 10_000
+) -> Tensor:
+    """|x|^2 of one level less that of the next on the same paths, (levels - 1, n)."""
+    sde = problem.sde
+    x = problem.marginal_sample(sde.t_max, problem.normals(n, seed), "start")
+    squares = [
+        integrate(solver, problem.process(), x, make_grid(GRID, sde, count), problem.brownian(n, seed))
+        .square()
+        .flatten(1)
+        .sum(1)
+        for count in steps
+    ]
+    return torch.stack(squares).diff(dim=0)
+
+
+def _slope(steps: Tensor, errors: Tensor, weights: Tensor) -> float:
+    """Weighted regression of log error on -log steps."""
+    u = -steps.log()
+    u = u - (weights * u).sum() / weights.sum()
+    return float((weights * u * errors.log()).sum() / (weights * u.square()).sum())
+
+
+def _judged(declared: int, slack: float, errors: Sequence[float], precision: float) -> Order:
+    """The order from errors that have no sampling error; one that is not finite fails."""
+    finest = [(n, e) for n, e in zip(STEPS, errors, strict=True) if not e <= precision][-LEVELS:]
+    report = Order(declared, STEPS, tuple(errors), math.nan, "unresolved")
+    if len(finest) < LEVELS:
+        return report
+    steps, resolved = torch.tensor(finest, dtype=torch.float64).T
+    even = torch.ones_like(steps)
+    slope, last = _slope(steps, resolved, even), _slope(steps[-2:], resolved[-2:], even[-2:])
+    verdict: Verdict = "pass" if slope >= declared - slack and last >= declared - slack else "fail"
+    return replace(report, slope=slope, verdict=verdict)
+
+
+def _simulated(declared: int, slack: float, differences: Tensor, seed: int) -> Order:
+    """The order from coupled differences (levels, n), with a bootstrap interval over the samples."""
+    n = differences.shape[1]
+    mean, error = differences.mean(1), differences.std(1) / math.sqrt(n)
+    finest = torch.nonzero(mean.abs() > 3 * error)[-LEVELS:, 0]
+    report = Order(declared, COUPLED_STEPS[:-1], tuple(mean.abs().tolist()), math.nan, "unresolved")
+    if len(finest) < LEVELS:
+        return report
+    steps = torch.tensor(COUPLED_STEPS, dtype=torch.float64)[finest]
+    rows, weights = differences[finest], (mean / error)[finest].square()
+    generator = torch.Generator().manual_seed(seed)
+    draws = (rows[:, torch.randint(n, (n,), generator=generator)].mean(1) for _ in range(RESAMPLES))
+    slopes = torch.tensor([_slope(steps, draw.abs(), weights) for draw in draws])
+    low, high = slopes.quantile(torch.tensor([0.025, 0.975])).tolist()
+    least, narrow = declared - slack, high - low < WIDEST_INTERVAL
+    verdict: Verdict = "pass" if narrow and low >= least else "fail" if narrow or high < least else "unresolved"
+    return replace(report, slope=_slope(steps, mean[finest].abs(), weights), verdict=verdict, interval=(low, high))

@@ -1,0 +1,349 @@
+"""Matrix files: what they expand to, what a selection changes, and what is refused."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.matrix import Matrix, load_matrix, matrix_names
+from bench.record import CellSpec
+from solvers.errors import UsageError
+from solvers.grids import GRIDS
+from solvers.registry import get_solver, solver_classes
+
+BASE: dict[str, Any] = {
+    "name": "small",
+    "seeds": [0, 1],
+    "budgets": [5, 10],
+    "problems": [{"name": "gaussian", "n": 4}],
+    "solvers": [{"name": "euler"}],
+}
+
+
+def matrix(**changes: Any) -> Matrix:
+    return Matrix.model_validate({**BASE, **changes})
+
+
+# What quick expands to, counted by hand from the issue.
+
+
+@pytest.fixture(scope="module")
+def quick() -> list[CellSpec]:
+    return load_matrix("quick").cells("cpu")
+
+
+def test_quick_has_the_problems_seeds_and_budgets_of_the_issue(quick: list[CellSpec]) -> None:
+    assert {cell.problem for cell in quick} == {"gaussian", "mixture_2d", "digits"}
+    assert {cell.seed for cell in quick} == {0, 1, 2}
+    budgets = {
+        p: {c.budget for c in quick if c.problem == p and c.budget} for p in ("gaussian", "mixture_2d", "digits")
+    }
+    assert budgets == {"gaussian": {5, 10, 20, 50, 100}, "mixture_2d": {5, 10, 20, 50, 100}, "digits": {5, 10, 20, 50}}
+
+
+def test_quick_crosses_every_solver_with_every_budget_and_seed_on_the_common_grid(quick: list[CellSpec]) -> None:
+    asked = ["euler_maruyama", "reverse_diffusion", "ancestral", "predictor_corrector", "torchsde"]
+    asked += ["euler", "heun", "ddim", "dpmpp_2m"]
+    found = {(c.problem, c.solver, c.budget, c.seed) for c in quick if c.grid == "log_snr"}
+    wanted = {
+        (problem, solver, budget, seed)
+        for problem, budgets in (("gaussian", (5, 10, 20, 50, 100)), ("digits", (5, 10, 20, 50)))
+        for solver in asked
+        for budget in budgets
+        for seed in (0, 1, 2)
+    }
+    assert wanted <= found
+
+
+def test_quick_sweeps_the_adaptive_solver_over_tolerances_without_budget(quick: list[CellSpec]) -> None:
+    cells = [c for c in quick if c.solver == "torchdiffeq" and c.problem == "digits"]
+    tolerances = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5]
+    assert sorted((c.settings["rtol"], c.seed) for c in cells) == sorted((t, s) for t in tolerances for s in range(3))
+    assert {(c.budget, c.grid) for c in cells} == {(None, "adaptive")}
+    assert all(c.settings["rtol"] == c.settings["atol"] for c in cells)
+
+
+def test_a_solver_with_a_recommended_grid_gets_a_second_row_and_no_other() -> None:
+    solvers = [name for name, cls in solver_classes().items() if not cls.adaptive]
+    chosen = matrix(solvers=[{"name": name} for name in solvers])
+    for name in solvers:
+        grids = {cell.grid for cell in chosen.cells("cpu") if cell.solver == name}
+        assert grids == {"log_snr"} | ({get_solver(name).recommended_grid} - {None}), name
+    assert {c.grid for c in matrix(solvers=[{"name": "heun"}]).cells("cpu")} == {"log_snr", "karras"}
+    assert {c.grid for c in matrix(solvers=[{"name": "heun"}], recommended_grids=False).cells("cpu")} == {"log_snr"}
+
+
+def test_a_recommended_grid_that_is_asked_for_anyway_is_one_row() -> None:
+    cells = matrix(solvers=[{"name": "heun"}], grids=["karras"]).cells("cpu")
+    assert [cell.grid for cell in cells] == ["karras"] * 4
+
+
+def test_a_problem_overrides_budgets_and_grids() -> None:
+    problem = {"name": "gaussian", "n": 4, "budgets": [7], "grids": ["uniform", "quadratic"]}
+    found = {(c.budget, c.grid) for c in matrix(problems=[problem]).cells("cpu")}
+    assert found == {(7, "uniform"), (7, "quadratic")}
+
+
+def test_coupled_solvers_are_not_cut_into_batches() -> None:
+    problem = {"name": "gaussian", "n": 4, "batch_size": 2}
+    cells = matrix(problems=[problem], solvers=[{"name": "euler"}, {"name": "predictor_corrector"}]).cells("cpu")
+    assert {(c.solver, c.batch_size) for c in cells} == {("euler", 2), ("predictor_corrector", None)}
+
+
+def test_settings_reach_the_cells_with_the_defaults_beside_them() -> None:
+    (cell, *_) = matrix(solvers=[{"name": "predictor_corrector", "settings": {"snr": 0.3}}]).cells("cpu")
+    assert cell.settings == {**get_solver("predictor_corrector").settings, "snr": 0.3}
+
+
+# Names and order.
+
+
+def test_names_are_unique_and_of_their_spec_alone(quick: list[CellSpec]) -> None:
+    assert len({cell.name for cell in quick}) == len(quick)
+    again = CellSpec.model_validate_json(quick[0].model_dump_json())
+    assert again.name == quick[0].name
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"problem": "mixture_2d"},
+        {"n": 8},
+        {"solver": "heun"},
+        {"settings": {"eta": 0.5}},
+        {"grid": "uniform"},
+        {"budget": 6},
+        {"seed": 1},
+        {"device": "cuda"},
+        {"batch_size": 2},
+    ],
+)
+def test_every_field_of_a_spec_is_in_its_name(change: dict[str, Any]) -> None:
+    spec = CellSpec(
+        problem="gaussian", n=4, solver="ddim", settings={"eta": 0.0}, grid="log_snr", budget=5, seed=0, device="cpu"
+    )
+    assert spec.model_copy(update=change).name != spec.name
+
+
+def test_a_name_never_changes_or_old_runs_would_be_computed_again() -> None:
+    spec = CellSpec(
+        problem="gaussian", n=4, solver="ddim", settings={"eta": 0.0}, grid="log_snr", budget=5, seed=0, device="cpu"
+    )
+    assert spec.name == "gaussian-ddim-log_snr-nfe5-seed0-e689d40942"
+
+
+def test_order_is_fixed_and_shuffled_within_a_problem(quick: list[CellSpec]) -> None:
+    assert [c.name for c in load_matrix("quick").cells("cpu")] == [c.name for c in quick]
+    problems = [cell.problem for cell in quick]
+    assert problems == sorted(problems, key=["gaussian", "mixture_2d", "digits"].index), "problems stay together"
+    solvers = [cell.solver for cell in quick if cell.problem == "gaussian"]
+    runs = 1 + sum(a != b for a, b in pairwise(solvers))
+    assert runs > len(solvers) / 2, "solvers are interleaved in time"
+
+
+def test_a_seed_budget_or_entry_given_twice_is_computed_once() -> None:
+    doubled = matrix(seeds=[0, 1, 0], budgets=[5, 10, 5], solvers=[{"name": "euler"}, {"name": "euler"}])
+    assert {c.name for c in doubled.cells("cpu")} == {c.name for c in matrix().cells("cpu")}
+    assert len(doubled.cells("cpu")) == 4
+
+
+# Selections.
+
+
+def test_selection_keeps_the_named_problems_and_solvers() -> None:
+    cells = load_matrix("quick").select(problems=["digits"], solvers=["heun", "ddim"]).cells("cpu")
+    assert {c.problem for c in cells} == {"digits"}
+    assert {c.solver for c in cells} == {"heun", "ddim"}
+
+
+def test_a_selected_cell_is_the_cell_of_the_whole_matrix(quick: list[CellSpec]) -> None:
+    cells = load_matrix("quick").select(problems=["gaussian"], solvers=["torchdiffeq"], seeds=[1]).cells("cpu")
+    assert len(cells) == 5
+    assert {c.name for c in cells} < {c.name for c in quick}
+
+
+def test_selection_adds_a_registered_solver() -> None:
+    cells = matrix().select(solvers=["heun"]).cells("cpu")
+    assert {c.solver for c in cells} == {"heun"}
+    assert {c.solver for c in matrix().select(solvers=["heun", "euler"]).cells("cpu")} == {"heun", "euler"}
+
+
+def test_selection_keeps_settings_and_tolerances_of_listed_solvers() -> None:
+    listed = [{"name": "ddim", "settings": {"eta": 1.0}}, {"name": "torchdiffeq", "tolerances": [0.5]}]
+    cells = matrix(solvers=listed).select(solvers=["ddim", "torchdiffeq"]).cells("cpu")
+    assert {c.settings["eta"] for c in cells if c.solver == "ddim"} == {1.0}
+    assert {c.settings["rtol"] for c in cells if c.solver == "torchdiffeq"} == {0.5}
+
+
+def test_selection_replaces_budgets_of_problems_too_and_seeds() -> None:
+    cells = load_matrix("quick").select(solvers=["euler"], budgets=[7], seeds=[40]).cells("cpu")
+    assert {(c.budget, c.seed) for c in cells} == {(7, 40)}
+
+
+def test_selection_leaves_the_matrix_alone() -> None:
+    chosen = matrix()
+    chosen.select(solvers=["heun"], budgets=[1], seeds=[9])
+    assert chosen == matrix()
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        (
+            {"problems": ["mixture"]},
+            r"matrix quick: no problem 'mixture'; did you mean 'mixture_2d'\? Known: .*gaussian",
+        ),
+        ({"solvers": ["huen"]}, r"matrix quick: no solver 'huen'; did you mean 'heun'\? Known: "),
+        ({"budgets": [0]}, r"matrix quick: budgets.0: .*greater than 0; got 0\. "),
+        ({"seeds": [-1]}, r"matrix quick: seeds.0: .*; got -1\. "),
+    ],
+)
+def test_selection_refuses(selection: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_matrix("quick").select(**selection)
+
+
+def test_selection_refuses_a_problem_that_exists_but_is_not_in_the_matrix() -> None:
+    with pytest.raises(UsageError, match="matrix small: no problem 'digits'"):
+        matrix().select(problems=["digits"])
+
+
+# Files with mistakes.
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sovlers": []}, r"no key 'sovlers'; did you mean 'solvers'\? Known: .*seeds"),
+        (
+            {"problems": [{"name": "gaussian", "n": 4, "budget": [5]}]},
+            r"no key 'problems.0.budget'; did you mean .*budgets",
+        ),
+        ({"solvers": [{"name": "ddim", "eta": 1}]}, r"no key 'solvers.0.eta'.* Known: .*solvers.0.settings"),
+        ({"solvers": [{"name": "huen"}]}, r"no solver 'huen'; did you mean 'heun'\?"),
+        ({"problems": [{"name": "gausian", "n": 4}]}, r"no problem 'gausian'; did you mean 'gaussian'\?"),
+        ({"grids": ["logsnr"]}, r"no grid 'logsnr'; did you mean 'log_snr'\?"),
+        (
+            {"problems": [{"name": "gaussian", "n": 4, "grids": ["uniforn"]}]},
+            r"no grid 'uniforn'; did you mean 'uniform'\?",
+        ),
+        ({"solvers": [{"name": "ddim", "settings": {"ata": 1}}]}, r"no setting of ddim 'ata'; did you mean 'eta'\?"),
+        ({"solvers": [{"name": "heun", "settings": {"eta": 1}}]}, r"heun has no settings; got 'eta'"),
+        ({"solvers": [{"name": "ddim", "settings": {"eta": "much"}}]}, r"solver ddim: .*; got \{'eta': 'much'\}\. "),
+        ({"solvers": [{"name": "ddim", "settings": {"eta": 2.0}}]}, r"ddim: .*; got 2\.0"),
+        ({"solvers": [{"name": "torchdiffeq", "tolerances": [0.0]}]}, r"tolerances.0: .*; got 0\.0\. "),
+        ({"solvers": [{"name": "torchdiffeq", "tolerances": [float("inf")]}]}, r"tolerances.0: .*; got inf\. "),
+        ({"budgets": [5, 0]}, r"budgets.1: Input should be greater than 0; got 0\. "),
+        ({"budgets": []}, r"budgets: .*at least 1.*; got \[\]\. "),
+        ({"budgets": [True]}, r"budgets.0: .*integer; got True\. "),
+        ({"budgets": ["5"]}, r"budgets.0: .*integer; got '5'\. "),
+        ({"problems": [{"name": "gaussian", "n": -4}]}, r"problems.0.n: .*greater than 0; got -4\. "),
+        ({"problems": [{"name": "gaussian"}]}, r"key 'problems.0.n' is required\. "),
+        ({"problems": ["gaussian"]}, r"problems.0: .*; got 'gaussian'\. "),
+        ({"problems": []}, r"problems: .*; got \[\]\. "),
+        ({"solvers": ...}, r"key 'solvers' is required\. "),
+        ({"seeds": ...}, r"key 'seeds' is required\. "),
+        ({"seeds": [0.5]}, r"seeds.0: .*integer; got 0\.5\. "),
+        ({"seeds": [2**64]}, r"seeds.0: .*; got 18446744073709551616\. "),
+        ({"timeout_seconds": 0}, r"timeout_seconds: .*greater than 0; got 0\. "),
+        ({"name": "../../elsewhere"}, r"name: .*; got '\.\./\.\./elsewhere'\. "),
+        ({3: 4}, r"got 3\. "),
+    ],
+)
+def test_a_mistake_in_a_file_is_told(tmp_path: Path, changes: dict[Any, Any], message: str) -> None:
+    content = {key: value for key, value in {**BASE, **changes}.items() if value is not ...}
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(UsageError, match=message) as caught:
+        load_matrix(str(path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"the file holds a mapping; got 'NoneType'\. "),
+        ("- a\n- b\n", r"the file holds a mapping; got 'list'\. "),
+        ("just words", r"the file holds a mapping; got 'str'\. "),
+        ("a: [1, 2", r"the file is YAML; got .*line 1.*Correct its syntax"),
+        ("a: 1\n\tb: 2\n", r"the file is YAML; got .*line 2"),
+        ("!!python/object/apply:os.getcwd []", r"the file is YAML; got .*could not determine a constructor"),
+        (b"\xff\xfe\x00", r"the file is YAML; got "),
+    ],
+)
+def test_a_file_that_is_no_matrix_is_told(tmp_path: Path, text: str | bytes, message: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UsageError, match=message) as caught:
+        load_matrix(str(path))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_matrices_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"load_matrix: no matrix 'quik'; did you mean 'quick'\? Known: .*quick"):
+        load_matrix("quik")
+    with pytest.raises(UsageError, match=r"matrix: no such file; got '.*nowhere\.yaml'\. "):
+        load_matrix(str(tmp_path / "nowhere.yaml"))
+
+
+@pytest.mark.parametrize("name", matrix_names())
+def test_shipped_matrices_load(name: str) -> None:
+    assert load_matrix(name).name == name, "the file's name is the default folder of its runs"
+
+
+# Any valid matrix.
+
+fixed_solvers = st.sampled_from([name for name, cls in solver_classes().items() if not cls.adaptive])
+grid_lists = st.lists(st.sampled_from(sorted(GRIDS)), min_size=1, max_size=3, unique=True)
+budget_lists = st.lists(st.integers(1, 200), min_size=1, max_size=3, unique=True)
+problem_entries = st.fixed_dictionaries(
+    {"name": st.sampled_from(["gaussian", "mixture_2d", "digits"]), "n": st.integers(1, 500)},
+    optional={"budgets": budget_lists, "grids": grid_lists, "batch_size": st.integers(1, 64)},
+)
+solver_entries = st.one_of(
+    st.fixed_dictionaries({"name": fixed_solvers}),
+    st.fixed_dictionaries(
+        {
+            "name": st.just("torchdiffeq"),
+            "tolerances": st.lists(st.floats(1e-8, 1), min_size=1, max_size=3, unique=True),
+        }
+    ),
+)
+matrices = st.fixed_dictionaries(
+    {
+        "name": st.just("generated"),
+        "seeds": st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=3, unique=True),
+        "budgets": budget_lists,
+        "problems": st.lists(problem_entries, min_size=1, max_size=2, unique_by=lambda entry: entry["name"]),
+        "solvers": st.lists(solver_entries, min_size=1, max_size=3, unique_by=lambda entry: entry["name"]),
+    },
+    optional={"grids": grid_lists, "recommended_grids": st.booleans()},
+)
+
+
+@given(content=matrices)
+@settings(max_examples=60, deadline=None)
+def test_any_matrix_survives_its_file_and_expands_to_its_product(content: dict[str, Any]) -> None:
+    chosen = Matrix.model_validate(yaml.safe_load(yaml.safe_dump(content)))
+    cells = chosen.cells("cpu")
+    names = [cell.name for cell in cells]
+    assert len(set(names)) == len(names)
+    assert names == [cell.name for cell in chosen.select().cells("cpu")]
+    expected = 0
+    for problem in content["problems"]:
+        grids = problem.get("grids") or content.get("grids") or ["log_snr"]
+        budgets = problem.get("budgets") or content["budgets"]
+        for entry in content["solvers"]:
+            if "tolerances" in entry:
+                expected += len(entry["tolerances"])
+                continue
+            own = get_solver(entry["name"]).recommended_grid
+            extra = content.get("recommended_grids", True) and own is not None and own not in grids
+            expected += (len(grids) + extra) * len(budgets)
+    assert len(cells) == expected * len(content["seeds"])
+    assert {cell.seed for cell in cells} == set(content["seeds"])

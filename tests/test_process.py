@@ -1,0 +1,123 @@
+"""The reverse process: conversions between predictions, counting, divergence."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.problems.gaussian import Gaussian
+from bench.problems.mixture import Mixture2d
+from solvers.errors import UsageError
+from solvers.likelihood import exact_probes
+from solvers.process import PARAMETRISATIONS, Evaluations, Parametrisation, ReverseProcess
+from solvers.sde import SDES, ForwardSDE, expand
+
+
+def exact(problem: Gaussian, kind: Parametrisation, x: Tensor, t: Tensor) -> Tensor:
+    """Each prediction on the Gaussian from its own definition, t (n,)."""
+    sde = problem.sde
+    alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
+    mean, var = problem.mean.to(x.dtype), problem.var.to(x.dtype)
+    var_t = alpha**2 * var + sigma**2
+    # Posterior mean of x_0, and of the noise, given x_t.
+    denoised = mean + alpha * var / var_t * (x - alpha * mean)
+    noise = sigma / var_t * (x - alpha * mean)
+    if kind == "velocity":
+        # Flow of a Gaussian: d mean_t/dt + (x - mean_t) d log std_t/dt.
+        f, g2 = expand(sde.drift_coefficient(t), x), expand(sde.diffusion_squared(t), x)
+        return f * alpha * mean + (x - alpha * mean) * (2 * f * var_t + g2) / (2 * var_t)
+    return {"denoised": denoised, "noise": noise, "score": -noise / sigma}[kind]
+
+
+@pytest.mark.parametrize("per_sample", [False, True], ids=["number", "per-sample"])
+@pytest.mark.parametrize("sde", [cls() for cls in SDES.values()], ids=lambda sde: sde.name)
+@pytest.mark.parametrize(("network", "asked"), list(itertools.product(PARAMETRISATIONS, PARAMETRISATIONS)))
+def test_every_prediction_from_every_network(
+    sde: ForwardSDE, network: Parametrisation, asked: Parametrisation, per_sample: bool
+):
+    problem = Gaussian(sde=sde)
+    x = problem.marginal_sample(0.5, problem.normals(4, 0), "x")
+    t = torch.linspace(0.3, 0.9, 4, dtype=torch.float64) * sde.t_max
+    if not per_sample:
+        t = t[2].expand(4)
+    process = ReverseProcess(sde, lambda x, t: exact(problem, network, x, t), network)
+    got = getattr(process, asked)(x, t if per_sample else float(t[0]))
+    assert torch.allclose(got, exact(problem, asked, x, t), rtol=1e-9, atol=1e-9)
+
+
+def test_the_problems_score_is_the_exact_one():
+    problem = Gaussian()
+    x = problem.marginal_sample(0.5, problem.normals(4, 0), "x")
+    t = torch.full((4,), 0.4, dtype=torch.float64)
+    assert torch.allclose(problem.process().score(x, 0.4), exact(problem, "score", x, t), rtol=1e-12)
+
+
+def test_every_evaluation_is_counted():
+    problem = Gaussian()
+    process, x = problem.process(), problem.prior(5, 0)
+    for calls, kind in enumerate(PARAMETRISATIONS, start=1):
+        getattr(process, kind)(x, 0.5)
+        assert process.evaluations == Evaluations(calls, 5 * calls, 0)
+    process.score(x[:2], torch.full((2,), 0.5))
+    assert process.evaluations == Evaluations(5, 22, 0)
+    process.score_and_divergence(x, 0.5, exact_probes(x))
+    assert process.evaluations == Evaluations(6, 27, 8)
+    process.score_and_divergence(x, 0.5, exact_probes(x)[:1])
+    assert process.evaluations == Evaluations(7, 32, 9)
+    assert problem.process().evaluations == Evaluations()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_network_gets_one_time_a_sample_in_the_states_type(dtype: torch.dtype):
+    seen = []
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        seen.append((t.shape, t.dtype, t[0].item()))
+        return x
+
+    x = torch.ones(3, 2, dtype=dtype)
+    process = ReverseProcess(SDES["vp"](), network, "noise")
+    for t in (0.25, torch.full((3,), 0.25, dtype=torch.float64)):
+        for kind in PARAMETRISATIONS:
+            assert getattr(process, kind)(x, t).dtype == dtype
+    assert set(seen) == {((3,), dtype, 0.25)}
+
+
+@pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
+@pytest.mark.parametrize("per_sample", [False, True], ids=["number", "per-sample"])
+def test_exact_divergence_is_the_trace_of_the_jacobian(parametrisation: Parametrisation, per_sample: bool):
+    problem = Mixture2d()
+    scores = problem.process()
+    # A network of any parametrisation, made of the exact score.
+    network = ReverseProcess(problem.sde, problem._score, "score")
+    process = ReverseProcess(problem.sde, lambda x, t: getattr(network, parametrisation)(x, t), parametrisation)
+    x = problem.marginal_sample(0.3, problem.normals(6, 0), "x")
+    t = torch.linspace(0.2, 0.6, 6, dtype=torch.float64) if per_sample else torch.full((6,), 0.3, dtype=torch.float64)
+    score, divergence = process.score_and_divergence(x, t if per_sample else 0.3, exact_probes(x))
+    assert torch.allclose(score, scores.score(x, t), rtol=1e-9)
+    for i in range(6):
+        jacobian = torch.autograd.functional.jacobian(lambda z, i=i: problem._score(z[None], t[i : i + 1])[0], x[i])
+        assert divergence[i].item() == pytest.approx(jacobian.trace().item(), rel=1e-9, abs=1e-9)
+
+
+def test_one_probe_is_the_quadratic_form():
+    problem = Mixture2d()
+    x = problem.marginal_sample(0.3, problem.normals(6, 0), "x")
+    probes = torch.randn(3, 6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    t = torch.full((1,), 0.3, dtype=torch.float64)
+    jacobians = [torch.autograd.functional.jacobian(lambda z: problem._score(z[None], t)[0], row) for row in x]
+    forms = torch.stack([torch.stack([v @ j @ v for v, j in zip(probe, jacobians, strict=True)]) for probe in probes])
+    together = problem.process().score_and_divergence(x, 0.3, probes)[1]
+    assert torch.allclose(together, forms.mean(0), rtol=1e-10, atol=1e-10)
+    alone = problem.process().score_and_divergence(x, 0.3, probes[:1])[1]
+    assert torch.allclose(alone, forms[0], rtol=1e-10, atol=1e-10)
+
+
+def test_an_unknown_parametrisation_is_refused():
+    with pytest.raises(
+        UsageError,
+        match=r"ReverseProcess: no parametrisation 'denoise'; did you mean 'denoised' or 'noise'. "
+        "Known: denoised, noise, score, velocity",
+    ):
+        ReverseProcess(SDES["vp"](), lambda x, t: x, "denoise")
