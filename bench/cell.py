@@ -109,8 +109,8 @@ def _measure(
             return failure(spec, "skipped", reason), None
         steps = solver.steps_for(spec.budget)
     ts = make_grid(spec.grid if steps else "uniform", problem.sde, steps or 1)
-    # No noise in the last step of a stochastic solver; an ODE solver's last state is kept.
-    last: LastStep = "mean" if solver.stochastic else "keep"
+    # No noise in the last step of a stochastic solver on a grid; otherwise the last state is kept.
+    last: LastStep = "mean" if solver.stochastic and not solver.adaptive else "keep"
     start = problem.prior(spec.n, spec.seed)
 
     began = environment.now(problem.device)

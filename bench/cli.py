@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -135,6 +136,30 @@ def train(
     where = resolve_device(device)
     train_card(chosen, out_folder, where)
     out.print(f"Weights and card: {out_folder / chosen.name}.safetensors, .yaml", soft_wrap=True)
+
+
+@app.command()
+def conformance(
+    vectors: Annotated[Path, typer.Argument(help="recorded arrays, .npz")],
+    index: Annotated[Path, typer.Argument(help="index of the cases, .json")],
+    as_json: Annotated[bool, typer.Option("--json", help="as a JSON list of objects")] = False,
+) -> None:
+    """Run recorded cases of the reference implementation again and compare; exit code 1 if one fails."""
+    from bench.conformance import conformance as run_all
+
+    results = run_all(vectors, index)
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+    else:
+        table = Table("case", "error", "tolerance", "verdict", "reason")
+        for result in results:
+            numbers = ("" if number is None else f"{number:.1e}" for number in (result.error, result.tolerance))
+            table.add_row(result.key, *numbers, result.verdict, result.reason or "")
+        out.print(table)
+        counts = {verdict: sum(r.verdict == verdict for r in results) for verdict in ("pass", "fail", "skipped")}
+        out.print(f"{len(results)} cases: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
+    if any(result.verdict == "fail" for result in results):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from solvers.constraints import Constraint
 from solvers.errors import unknown_name
 from solvers.sde import ForwardSDE, Time, expand
 
@@ -50,17 +51,25 @@ class ReverseProcess:
         sde: the forward process.
         network: the model, see :data:`Network`.
         parametrisation: what the network predicts.
+        constraint: what is known of the samples, imposed after every update of a solver.
 
     Raises:
         UsageError: the parametrisation is unknown.
     """
 
-    def __init__(self, sde: ForwardSDE, network: Network, parametrisation: Parametrisation = "score") -> None:
+    def __init__(
+        self,
+        sde: ForwardSDE,
+        network: Network,
+        parametrisation: Parametrisation = "score",
+        constraint: Constraint | None = None,
+    ) -> None:
         if parametrisation not in PARAMETRISATIONS:
             raise unknown_name("ReverseProcess", "parametrisation", parametrisation, PARAMETRISATIONS)
         self.sde = sde
         self.network = network
         self.parametrisation = parametrisation
+        self.constraint = constraint
         self.evaluations = Evaluations()
 
     def score(self, x: Tensor, t: float | Tensor) -> Tensor:
@@ -78,6 +87,16 @@ class ReverseProcess:
     def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Probability-flow drift f x - g^2 score / 2."""
         return self._predict("velocity", x, t)
+
+    def constrain(self, x: Tensor, t: float, brownian: Any, where: str) -> Tensor:
+        """x with its known part drawn from the kernel at t, where there is a constraint; ``where`` names the draw."""
+        if self.constraint is None:
+            return x
+        return self.constraint.impose(x, self.sde, t, brownian.normal(f"constraint, {where}"))
+
+    def song_start(self, x: Tensor) -> Tensor:
+        """The reference implementation's start under a constraint."""
+        return x if self.constraint is None else self.constraint.song_start(x)
 
     def score_and_divergence(self, x: Tensor, t: float | Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
         """Score and Hutchinson's estimate of its divergence from one pass of the network.

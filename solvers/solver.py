@@ -28,6 +28,7 @@ class Solver(ABC):
         stochastic: whether it draws noise.
         adaptive: whether it chooses its own steps, to a tolerance.
         batch_coupled: whether a sample depends on the others of its batch; it is then never run in chunks.
+        constrainable: whether it imposes the process's constraint after each update.
         recommended_grid: the grid its authors use, if it has one.
         reference: the publication.
     """
@@ -38,6 +39,7 @@ class Solver(ABC):
     stochastic: ClassVar[bool]
     adaptive: ClassVar[bool] = False
     batch_coupled: ClassVar[bool] = False
+    constrainable: ClassVar[bool] = False
     recommended_grid: ClassVar[str | None] = None
     reference: ClassVar[str]
 
@@ -59,6 +61,7 @@ class FixedStepSolver(Solver):
     """
 
     multistep: ClassVar[bool] = False
+    constrainable: ClassVar[bool] = True
 
     @abstractmethod
     def nfe(self, steps: int) -> int:
@@ -94,9 +97,11 @@ class FixedStepSolver(Solver):
         """One step from t to s; returns x_s and the new state. Nothing is kept on the solver."""
 
     def solve(self, process: ReverseProcess, x: Tensor, ts: Tensor, brownian: Brownian | None) -> Tensor:
+        x = process.constrain(x, float(ts[0]), brownian, "start")
         state = self.init(process, x, ts)
         for t, s in pairwise(ts.tolist()):
             x, state = self.step(process, x, t, s, brownian, state)
+            x = process.constrain(x, s, brownian, f"step to {s!r}")
         return x
 
 
@@ -121,28 +126,41 @@ def integrate(
         process: network and SDE; counts the evaluations.
         x: states at ts[0], shape (n, ...).
         ts: grid of times, shape (steps + 1,), float64; decreasing, or for ODE solvers increasing.
-        brownian: source of randomness, needed by stochastic solvers.
+        brownian: source of randomness, needed by stochastic solvers and under a constraint.
         last: ``keep`` the last state, take the last step's ``mean`` (no path increment in it), or follow it by a
-            ``tweedie`` step to t = 0 (one more evaluation, counted).
+            ``tweedie`` step to t = 0 (one more evaluation, counted). Adaptive stochastic solvers have no ``mean``.
+            Under a constraint the last two end with the known part at its mean.
 
     Returns:
         States at ts[-1] (at 0 with ``tweedie``), shape of x.
 
     Raises:
-        UsageError: the grid is not monotone, runs upwards under an SDE solver, leaves [0, t_max], or noise is missing.
+        UsageError: the grid is not monotone, runs upwards under an SDE solver or a constraint, leaves [0, t_max], noise
+            is missing, or the solver knows no constraints.
     """
     times: list[float] = ts.tolist()
     check_grid(solver, process, times)
     if last not in LAST_STEPS:
         raise unknown_name("integrate", "last step", last, LAST_STEPS)
-    if solver.stochastic:
-        if brownian is None:
-            raise UsageError("integrate", f"{solver.key} draws noise", None, "Pass brownian, e.g. a BrownianPath")
-        if last == "mean":
-            brownian = StoppedPath(brownian, times[-2])
+    constraint = process.constraint
+    if constraint is not None and not solver.constrainable:
+        raise UsageError("integrate", "a constraint needs a solver of fixed steps", solver.key, "E.g. euler_maruyama")
+    if brownian is None and (solver.stochastic or constraint is not None):
+        who = solver.key if solver.stochastic else "a constraint"
+        raise UsageError("integrate", f"{who} draws noise", None, "Pass brownian, e.g. a BrownianPath")
+    if brownian is not None and solver.stochastic and last == "mean":
+        if solver.adaptive:
+            raise UsageError(
+                "integrate", f"{solver.key} chooses its last step itself", last, "Take 'keep' or 'tweedie'"
+            )
+        brownian = StoppedPath(brownian, times[-2])
     with torch.no_grad():
         x = solver.solve(process, x, ts, brownian)
-        return process.denoised(x, times[-1]) if last == "tweedie" else x
+        if last == "tweedie":
+            x = process.denoised(x, times[-1])
+        if constraint is None or last == "keep":
+            return x
+        return constraint.impose(x, process.sde, 0.0 if last == "tweedie" else times[-1])
 
 
 def check_grid(solver: Solver, process: ReverseProcess, times: Sequence[float]) -> None:
@@ -150,7 +168,7 @@ def check_grid(solver: Solver, process: ReverseProcess, times: Sequence[float]) 
     signs = {(s > t) - (s < t) for t, s in pairwise(times)}
     if signs not in ({-1}, {1}):
         raise UsageError("integrate", "a grid has two times or more, all up or all down", times)
-    if signs == {1} and solver.stochastic:
+    if signs == {1} and (solver.stochastic or process.constraint is not None):
         raise UsageError("integrate", f"{solver.key} follows the reverse SDE, from t_max down", times)
     if min(times) <= 0 or max(times) > process.sde.t_max:
         raise UsageError(

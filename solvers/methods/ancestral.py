@@ -6,14 +6,14 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from solvers.methods._song import Affine, Chain, Discretisation, SongPredictor
 from solvers.process import ReverseProcess
 from solvers.registry import register
-from solvers.solver import FixedStepSolver
 
 
 @register
 @dataclass(frozen=True)
-class Ancestral(FixedStepSolver):
+class Ancestral(SongPredictor):
     """Ancestral sampling (DDPM): x_s drawn from p(x_s | x_t, x_0 = denoised).
 
     x_s = (x + b^2 * score(x, t)) / a + b * sigma(s)/sigma(t) * z
@@ -23,16 +23,20 @@ class Ancestral(FixedStepSolver):
 
     Reference: Ho et al. 2020, Denoising Diffusion Probabilistic Models, arXiv:2006.11239, alg. 2; Song et al. 2021,
     arXiv:2011.13456, app. F.
+
+    Args:
+        discretisation: ``grid``, or ``song`` for the reference implementation's own (vp, subvp, ve).
+
+    Raises:
+        UsageError: unknown discretisation.
     """
 
+    discretisation: Discretisation = "grid"
+
     family: ClassVar[str] = "reverse SDE"
-    order: ClassVar[int | None] = 1
     stochastic: ClassVar[bool] = True
     recommended_grid: ClassVar[str | None] = "uniform"
     reference: ClassVar[str] = "Ho et al. 2020, arXiv:2006.11239"
-
-    def nfe(self, steps: int) -> int:
-        return steps
 
     def step(
         self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any
@@ -42,3 +46,6 @@ class Ancestral(FixedStepSolver):
         mean = (x + b2 * process.score(x, t)) / a
         std = math.sqrt(b2) * sde.sigma(s) / sde.sigma(t)
         return mean + std / math.sqrt(t - s) * brownian.dw(t, s), state
+
+    def song(self, chain: Chain, t: float) -> Affine:
+        return chain.posterior(t)

@@ -1,18 +1,19 @@
 """Euler–Maruyama on the reverse SDE."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
 
+from solvers.methods._song import Affine, Chain, Discretisation, SongPredictor
 from solvers.process import ReverseProcess
 from solvers.registry import register
-from solvers.solver import FixedStepSolver
 
 
 @register
 @dataclass(frozen=True)
-class EulerMaruyama(FixedStepSolver):
+class EulerMaruyama(SongPredictor):
     """Euler–Maruyama on dx = (f x - g^2 score) dt + g dw, time running backwards.
 
     x_s = x + (s - t) * (f(t) x - g(t)^2 * score(x, t)) + g(t) * dw
@@ -20,16 +21,20 @@ class EulerMaruyama(FixedStepSolver):
     Order 1 in law, 1 evaluation a step.
 
     Reference: Song et al. 2021, Score-Based Generative Modeling through SDEs, arXiv:2011.13456, eq. 6.
+
+    Args:
+        discretisation: ``grid``, or ``song`` for the reference implementation's own (vp, subvp, ve).
+
+    Raises:
+        UsageError: unknown discretisation.
     """
 
+    discretisation: Discretisation = "grid"
+
     family: ClassVar[str] = "reverse SDE"
-    order: ClassVar[int | None] = 1
     stochastic: ClassVar[bool] = True
     recommended_grid: ClassVar[str | None] = "uniform"
     reference: ClassVar[str] = "Song et al. 2021, arXiv:2011.13456"
-
-    def nfe(self, steps: int) -> int:
-        return steps
 
     def step(
         self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any
@@ -37,3 +42,7 @@ class EulerMaruyama(FixedStepSolver):
         sde, dt = process.sde, s - t
         drift = (1 + dt * sde.drift_coefficient(t)) * x - dt * sde.diffusion_squared(t) * process.score(x, t)
         return drift + sde.diffusion(t) * brownian.dw(t, s), state
+
+    def song(self, chain: Chain, t: float) -> Affine:
+        a, b2 = chain.euler(t)
+        return 2 - a, b2, math.sqrt(b2)

@@ -1,6 +1,5 @@
 """Predictor–corrector sampling: Langevin steps at each time before the predictor's step."""
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal, get_args
@@ -8,6 +7,8 @@ from typing import Any, ClassVar, Literal, get_args
 from torch import Tensor
 
 from solvers.errors import UsageError, unknown_name
+from solvers.methods._langevin import check_langevin, correct
+from solvers.methods._song import Discretisation, SongPredictor, check_discretisation, links
 from solvers.process import ReverseProcess
 from solvers.registry import get_solver, register
 from solvers.solver import FixedStepSolver
@@ -24,8 +25,9 @@ class PredictorCorrector(FixedStepSolver):
     langevin:  e = 2 (snr * |z| / |score|)^2, both norms per-sample L2, averaged over the batch
     ald:       e = 2 (snr * sigma(t))^2
 
-    The corrector's scale alpha is 1 on every SDE. Order: None with a corrector, whose bias at fixed snr no step size
-    removes (at equilibrium on the unit Gaussian ``langevin`` has variance 1 + snr^2); without one, the predictor's.
+    The corrector's scale alpha is 1 on every SDE (in ``song``, 1 - beta_i on VP). Order: None with a corrector, whose
+    bias at fixed snr no step size removes (relative variance at equilibrium on a Gaussian: 1 / (1 - snr^2) with ``ald``
+    where sigma is its deviation, 1 + snr^2 with ``langevin`` in high dimension); without one, the predictor's.
     Evaluations a step: the predictor's and one for each corrector step. ``langevin`` couples the batch.
 
     Reference: Song et al. 2021, Score-Based Generative Modeling through SDEs, arXiv:2011.13456, alg. 2-5, with the
@@ -36,6 +38,7 @@ class PredictorCorrector(FixedStepSolver):
         corrector: step rule.
         snr: signal-to-noise ratio of a corrector step, dimensionless, positive.
         corrector_steps: corrector steps at each time.
+        discretisation: ``grid``, or ``song`` for the reference implementation's own (vp, subvp, ve).
 
     Raises:
         UsageError: the predictor is unknown or not a one-step solver, or a setting is out of range.
@@ -45,6 +48,7 @@ class PredictorCorrector(FixedStepSolver):
     corrector: Corrector = "langevin"
     snr: float = 0.16
     corrector_steps: int = 1
+    discretisation: Discretisation = "grid"
 
     family: ClassVar[str] = "predictor–corrector"
     stochastic: ClassVar[bool] = True
@@ -54,17 +58,20 @@ class PredictorCorrector(FixedStepSolver):
     def __post_init__(self) -> None:
         if self.corrector not in get_args(Corrector):
             raise unknown_name(self.key, "corrector", self.corrector, get_args(Corrector))
-        if not 0 < self.snr < math.inf:
-            raise UsageError(self.key, "snr is positive", self.snr, "The paper takes 0.01 to 0.2")
-        if not (isinstance(self.corrector_steps, int) and self.corrector_steps >= 1):
-            raise UsageError(self.key, "corrector_steps is 1, 2, ...", self.corrector_steps, "Or corrector 'none'")
+        check_langevin(self.key, "ald", self.snr, self.corrector_steps)
+        check_discretisation(self, self.discretisation)
         predictor = get_solver(self.predictor)
         if not isinstance(predictor, FixedStepSolver) or predictor.multistep or self.predictor == self.key:
             raise UsageError(self.key, "the predictor is a one-step solver", self.predictor, "E.g. 'reverse_diffusion'")
+        if self.discretisation == "song" and not isinstance(predictor, SongPredictor):
+            raise UsageError(
+                self.key, "a predictor that knows discretisation 'song'", self.predictor, "E.g. 'reverse_diffusion'"
+            )
 
     @cached_property
     def _predictor(self) -> FixedStepSolver:
-        predictor = get_solver(self.predictor)
+        song = {"discretisation": "song"} if self.discretisation == "song" else {}
+        predictor = get_solver(self.predictor, **song)
         assert isinstance(predictor, FixedStepSolver)
         return predictor
 
@@ -85,15 +92,21 @@ class PredictorCorrector(FixedStepSolver):
         self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any
     ) -> tuple[Tensor, Any]:
         if self.corrector != "none":
-            for k in range(self.corrector_steps):
-                x = self._correct(process, x, t, brownian.normal(f"corrector {k} at {t!r}"))
+            x = correct(process, x, t, brownian, self.corrector, self.snr, self.corrector_steps)
         return self._predictor.step(process, x, t, s, brownian, state)
 
-    def _correct(self, process: ReverseProcess, x: Tensor, t: float, z: Tensor) -> Tensor:
-        score = process.score(x, t)
-        size: Any = process.sde.sigma(t)
-        if self.corrector == "langevin":
-            size = z.flatten(1).norm(dim=1).mean() / score.flatten(1).norm(dim=1).mean()
-        step = 2 * (self.snr * size) ** 2
-        corrected: Tensor = x + step * score + (2 * step) ** 0.5 * z
-        return corrected
+    def solve(self, process: ReverseProcess, x: Tensor, ts: Tensor, brownian: Any) -> Tensor:
+        if self.discretisation == "grid":
+            return super().solve(process, x, ts, brownian)
+        predictor = self._predictor
+        assert isinstance(predictor, SongPredictor)
+        x = process.song_start(x)
+        for link in links(self, process.sde, ts):
+            t, alpha = link.t, link.chain.langevin_scale(link.t)
+            if self.corrector == "none":
+                # The reference takes doing nothing for an update, which the constraint follows.
+                x = process.constrain(x, t, brownian, f"corrector at {t!r}")
+            else:
+                x = correct(process, x, t, brownian, self.corrector, self.snr, self.corrector_steps, alpha)
+            x = predictor.song_step(process, x, link, brownian)
+        return x

@@ -6,14 +6,14 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from solvers.methods._song import Affine, Chain, Discretisation, SongPredictor
 from solvers.process import ReverseProcess
 from solvers.registry import register
-from solvers.solver import FixedStepSolver
 
 
 @register
 @dataclass(frozen=True)
-class ReverseDiffusion(FixedStepSolver):
+class ReverseDiffusion(SongPredictor):
     """Reverse diffusion with the exact kernel x_t | x_s ~ N(a x_s, b^2 I) between neighbouring times.
 
     x_s = (2 - a) * x + b^2 * score(x, t) + b * z,     a = alpha(t)/alpha(s),   b^2 = sigma(t)^2 - a^2 * sigma(s)^2
@@ -21,17 +21,21 @@ class ReverseDiffusion(FixedStepSolver):
     Order 1 in law, 1 evaluation a step.
 
     Reference: Song et al. 2021, Score-Based Generative Modeling through SDEs, arXiv:2011.13456, app. E, eq. 46, with
-    the exact kernel in place of its first-order coefficients.
+    the exact kernel in place of its first-order coefficients; ``song`` has those.
+
+    Args:
+        discretisation: ``grid``, or ``song`` for the reference implementation's own (vp, subvp, ve).
+
+    Raises:
+        UsageError: unknown discretisation.
     """
 
+    discretisation: Discretisation = "grid"
+
     family: ClassVar[str] = "reverse SDE"
-    order: ClassVar[int | None] = 1
     stochastic: ClassVar[bool] = True
     recommended_grid: ClassVar[str | None] = "uniform"
     reference: ClassVar[str] = "Song et al. 2021, arXiv:2011.13456"
-
-    def nfe(self, steps: int) -> int:
-        return steps
 
     def step(
         self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any
@@ -39,3 +43,6 @@ class ReverseDiffusion(FixedStepSolver):
         a, b2 = process.sde.transition(t, s)
         mean = (2 - a) * x + b2 * process.score(x, t)
         return mean + math.sqrt(b2 / (t - s)) * brownian.dw(t, s), state
+
+    def song(self, chain: Chain, t: float) -> Affine:
+        return chain.reverse(t)

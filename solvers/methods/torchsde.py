@@ -44,6 +44,7 @@ class Torchsde(FixedStepSolver):
     family: ClassVar[str] = "reverse SDE"
     order: ClassVar[int | None] = 1
     stochastic: ClassVar[bool] = True
+    constrainable: ClassVar[bool] = False
     reference: ClassVar[str] = "Li et al. 2020, arXiv:2001.01328"
 
     def __post_init__(self) -> None:

@@ -1,0 +1,137 @@
+"""SA-Solver: stochastic Adams methods in log-SNR, predictor and corrector."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+from torch import Tensor
+
+from solvers.errors import UsageError, unknown_name
+from solvers.methods._adams import adams_weights
+from solvers.process import ReverseProcess
+from solvers.registry import register
+from solvers.solver import FixedStepSolver
+
+Start = Literal["ramp", "runge_kutta"]
+
+Evaluation = tuple[float, Tensor]
+"""lam and denoised."""
+
+
+@register
+@dataclass(frozen=True)
+class SaSolver(FixedStepSolver):
+    """SA-Solver: exact in the linear part and its noise, denoised interpolated through evaluations (Lagrange's l_i).
+
+    x_s = sigma(s)/sigma(t) e^(-tau^2 h) * x + alpha(s) * sum_i w_i denoised_i + sigma(s) sqrt(1 - e^(-2 tau^2 h)) * z
+    w_i = integral over the step of c e^(-c (lam(s) - lam)) l_i(lam) dlam,   c = 1 + tau^2,   h = lam(s) - lam(t)
+
+    The predictor takes the last ``predictor_order`` evaluations; the corrector, with the same z, one at the predicted
+    state and so many before it that they are ``corrector_order``. The evaluation at the predicted state serves the
+    next step too; the last step is not corrected.
+
+    Order with P and C for the two: min(P + 1, C), without corrector P; in law at most 2 for tau > 0, since the noise in
+    the history is not smooth. With ``ramp`` the first steps have lower order, so that orders above 2 hold before the
+    limit and 2 in it; ``runge_kutta`` (tau = 0) takes those steps by the classical method in sigma/alpha. (P = C nearly
+    cancels the leading term of the error: slopes above P on coarse grids, below it where the sign changes, P beyond.)
+    1 evaluation a step, 4 in a step of Runge–Kutta.
+
+    Reference: Xue et al. 2023, SA-Solver: Stochastic Adams Solver for Fast Sampling of Diffusion Models,
+    arXiv:2309.05019, alg. 1.
+
+    Args:
+        predictor_order: evaluations of the predictor, 1 to 4.
+        corrector_order: evaluations of the corrector, the new one included, 1 to 4; 0 for none.
+        tau: stochasticity, dimensionless; 0 the probability flow, 1 the reverse SDE.
+        start: the first steps.
+
+    Raises:
+        UsageError: an order or tau out of range, an unknown start, or ``runge_kutta`` with tau > 0.
+    """
+
+    predictor_order: int = 3
+    corrector_order: int = 3
+    tau: float = 1.0
+    start: Start = "ramp"
+
+    family: ClassVar[str] = "reverse SDE"
+    multistep: ClassVar[bool] = True
+    reference: ClassVar[str] = "Xue et al. 2023, arXiv:2309.05019"
+
+    def __post_init__(self) -> None:
+        if self.predictor_order not in range(1, 5):
+            raise UsageError(self.key, "the predictor's order is 1 to 4", self.predictor_order)
+        if self.corrector_order not in range(5):
+            raise UsageError(self.key, "the corrector's order is 1 to 4, or 0 for none", self.corrector_order)
+        if not 0 <= self.tau < math.inf:
+            raise UsageError(self.key, "tau is 0 or more", self.tau, "Take 0 for the ODE, 1 for the reverse SDE")
+        if self.start not in get_args(Start):
+            raise unknown_name(self.key, "start", self.start, get_args(Start))
+        if self.start == "runge_kutta" and self.tau:
+            raise UsageError(self.key, "start 'runge_kutta' is for tau = 0", self.tau, "Take start 'ramp'")
+
+    @property
+    def stochastic(self) -> bool:  # type: ignore[override]  # depends on the setting
+        """Whether noise is drawn: tau > 0."""
+        return self.tau > 0
+
+    @property
+    def order(self) -> int | None:  # type: ignore[override]  # depends on the settings
+        """Order of the ODE method (tau = 0), or in law."""
+        order = min(self.predictor_order + 1, self.corrector_order) if self.corrector_order else self.predictor_order
+        return min(order, 2) if self.tau else order
+
+    @property
+    def _starting(self) -> int:
+        """Steps that the Runge–Kutta method takes."""
+        return max(self.predictor_order, self.corrector_order) - 1 if self.start == "runge_kutta" else 0
+
+    def nfe(self, steps: int) -> int:
+        return steps + 3 * min(steps, self._starting)
+
+    def init(self, process: ReverseProcess, x: Tensor, ts: Tensor) -> Any:
+        """Steps taken, end of the grid, past evaluations."""
+        return 0, float(ts[-1]), []
+
+    def step(
+        self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any
+    ) -> tuple[Tensor, Any]:
+        count, end, history = state
+        sde = process.sde
+        lam = sde.lam(t)
+        if not history or history[0][0] != lam:
+            history = [(lam, process.denoised(x, t)), *history][:4]
+        if count < self._starting:
+            return _runge_kutta(process, x, t, s, history[0][1]), (count + 1, end, history)
+        lam_s = sde.lam(s)
+        h = lam_s - lam
+        alpha_s, sigma_s = sde.alpha(s), sde.sigma(s)
+        x = sigma_s / sde.sigma(t) * math.exp(-(self.tau**2) * h) * x
+        if self.tau:
+            x = x + sigma_s * math.sqrt(-math.expm1(-2 * self.tau**2 * h) / (t - s)) * brownian.dw(t, s)
+        x_s = x + alpha_s * self._integral(lam, h, history[: self.predictor_order])
+        if self.corrector_order and s != end:
+            history = [(lam_s, process.denoised(x_s, s)), *history][:4]
+            x_s = x + alpha_s * self._integral(lam, h, history[: self.corrector_order])
+        return x_s, (count + 1, end, history)
+
+    def _integral(self, lam: float, h: float, history: Sequence[Evaluation]) -> Any:
+        """Integral of the polynomial through the evaluations against the kernel of the linear part."""
+        weights = adams_weights(1 + self.tau**2, h, [known - lam for known, _ in history])
+        return sum(weight * denoised for weight, (_, denoised) in zip(weights, history, strict=True))
+
+
+def _runge_kutta(process: ReverseProcess, x: Tensor, t: float, s: float, denoised: Tensor) -> Tensor:
+    """The classical method on d(x/alpha)/d(sigma/alpha) = noise, given denoised at its start."""
+    sde = process.sde
+    start, end = math.exp(-sde.lam(t)), math.exp(-sde.lam(s))
+    step = end - start
+    m = sde.t_of_lam(-math.log((start + end) / 2))
+    y = x / sde.alpha(t)
+    k1 = (y - denoised) / start
+    k2 = process.noise(sde.alpha(m) * (y + step / 2 * k1), m)
+    k3 = process.noise(sde.alpha(m) * (y + step / 2 * k2), m)
+    k4 = process.noise(sde.alpha(s) * (y + step * k3), s)
+    x_s: Tensor = sde.alpha(s) * (y + step / 6 * (k1 + 2 * (k2 + k3) + k4))
+    return x_s

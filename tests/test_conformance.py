@@ -1,0 +1,263 @@
+"""Conformance: the reference implementation's recorded runs, and what the command says of wrong ones."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from bench.cli import app
+from bench.conformance import conformance
+from bench.problems.gaussian import Gaussian
+from solvers.brownian import BrownianPath, Tape
+from solvers.constraints import Colorization, Inpainting
+from solvers.errors import UsageError
+from solvers.grids import make_grid
+from solvers.normals import Normals
+from solvers.process import ReverseProcess
+from solvers.registry import get_solver
+from solvers.sde import EDM, VE, VP, ForwardSDE, SubVP
+from solvers.solver import integrate
+
+GOLDEN = Path(__file__).parent / "golden"
+VECTORS, INDEX = GOLDEN / "sampling.npz", GOLDEN / "sampling.json"
+
+Files = tuple[Path, Path]
+
+
+def edited(folder: Path, cases: list[dict[str, Any]], **changes: Any) -> Files:
+    """The golden vectors with some arrays replaced, under an index of their own."""
+    with np.load(VECTORS) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    for name, change in changes.items():
+        arrays[name] = change(arrays[name])
+    np.savez(folder / "v.npz", **arrays)
+    (folder / "i.json").write_text(json.dumps(cases))
+    return folder / "v.npz", folder / "i.json"
+
+
+def case(golden: str, **changes: Any) -> dict[str, Any]:
+    found: dict[str, Any] = next(entry for entry in json.loads(INDEX.read_text()) if entry["key"] == golden)
+    return found | changes
+
+
+def test_every_golden_case_passes() -> None:
+    results = conformance(VECTORS, INDEX)
+    assert len(results) == 54
+    assert [r for r in results if r.verdict != "pass"] == []
+    # Far below the tolerance wherever the reference computes in double precision.
+    assert all(r.error is not None and r.error < 1e-11 for r in results if "colorize" not in r.key)
+
+
+@pytest.mark.parametrize(
+    ("key", "array"),
+    [
+        ("vp/reverse_diffusion/langevin", "x"),
+        ("vp/reverse_diffusion/langevin", "x_mean"),
+        ("ve/none/ald", "noise"),
+        ("vp/inpaint/reverse_diffusion+langevin", "x_mean"),
+        ("vp/colorize/euler_maruyama+none", "data"),
+        ("subvp/ode_rk45", "x"),
+        ("vp/loss/likelihood/mean", "loss"),
+    ],
+)
+def test_a_perturbed_vector_fails(tmp_path: Path, key: str, array: str) -> None:
+    vectors, index = edited(tmp_path, [case(key)], **{f"{key}/{array}": lambda a: a + 1e-3})
+    result = CliRunner().invoke(app, ["conformance", str(vectors), str(index), "--json"])
+    assert result.exit_code == 1
+    (line,) = json.loads(result.stdout)
+    assert set(line) == {"key", "error", "tolerance", "verdict", "reason"}
+    assert line["verdict"] == "fail"
+    assert line["error"] > line["tolerance"]
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("vp/reverse_diffusion/langevin", {"snr": 0.1}),
+        ("vp/reverse_diffusion/none", {"beta_max": 19.0}),
+        ("ve/ancestral_sampling/ald", {"sigma_min": 0.02}),
+        ("vp/euler_maruyama/none", {"t_min": 1e-2}),
+        ("vp/reverse_diffusion_ode/none", {"probability_flow": False}),
+        ("vp/reverse_diffusion/langevin", {"corrector_steps": 2}),
+        ("vp/inpaint/euler_maruyama+none", {"sde": "subvp"}),
+    ],
+)
+def test_every_setting_is_read_from_the_index(tmp_path: Path, key: str, change: dict[str, Any]) -> None:
+    (result,) = conformance(*edited(tmp_path, [case(key, **change)]))
+    assert result.verdict == "fail"
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("vp/reverse_diffusion/none", {"predictor": "leapfrog"}),
+        ("vp/reverse_diffusion/none", {"corrector": "hmc"}),
+        ("vp/reverse_diffusion/none", {"sde": "edm"}),
+        ("vp/euler_maruyama/none", {"probability_flow": True}),
+        ("vp/inpaint/euler_maruyama+none", {"task": "deblur"}),
+        ("vp/loss/sigma2/mean", {"network": "x"}),
+        ("vp/ode_rk45", {"key": "vp/ode_dop853"}),
+    ],
+)
+def test_an_unknown_kind_is_skipped_with_its_reason(tmp_path: Path, key: str, change: dict[str, Any]) -> None:
+    vectors, index = edited(tmp_path, [case(key, **change)])
+    result = CliRunner().invoke(app, ["conformance", str(vectors), str(index), "--json"])
+    assert result.exit_code == 0
+    (line,) = json.loads(result.stdout)
+    assert line["verdict"] == "skipped"
+    assert line["error"] is line["tolerance"] is None
+    assert line["reason"]
+
+
+def test_values_that_are_not_finite_agree_only_with_themselves(tmp_path: Path) -> None:
+    key = "vp/reverse_diffusion/none"
+    ten = {f"{key}/noise": lambda a: a[:10]}
+    nan = {f"{key}/{name}": lambda a: np.full_like(a, np.nan) for name in ("x", "x_mean")}
+    assert conformance(*edited(tmp_path, [case(key, steps=10)], **ten, **nan))[0].verdict == "pass"
+    failed = conformance(*edited(tmp_path, [case(key, steps=10)], **ten))[0]
+    assert (failed.verdict, failed.error) == ("fail", None)
+    assert conformance(*edited(tmp_path, [case(key)], **nan))[0].verdict == "fail"
+
+
+def test_files_that_are_wrong_end_in_a_usage_error(tmp_path: Path) -> None:
+    key = "vp/euler_maruyama/none"
+    text = tmp_path / "text"
+    text.write_text("not an archive")
+    vectors, index = edited(tmp_path, [case(key)])
+    no_key, number = tmp_path / "no_key.json", tmp_path / "number.json"
+    no_key.write_text(json.dumps([{"sde": "vp"}]))
+    number.write_text("3")
+    for files in [(tmp_path / "none", index), (vectors, tmp_path / "none"), (text, index), (vectors, text)]:
+        with pytest.raises(UsageError, match="conformance: "):
+            conformance(*files)
+    for wrong in (no_key, number):
+        with pytest.raises(UsageError, match="list of cases"):
+            conformance(vectors, wrong)
+    index.write_text(json.dumps([case(key, steps="many")]))
+    with pytest.raises(UsageError, match="'steps'"):
+        conformance(vectors, index)
+    index.write_text(json.dumps([case(key, key="vp/other")]))
+    with pytest.raises(UsageError, match="vp/other/"):
+        conformance(vectors, index)
+
+
+def test_the_command_ends_with_exit_code_2_on_a_missing_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bench import cli
+
+    monkeypatch.setattr("sys.argv", ["scorebench", "conformance", str(tmp_path / "none.npz"), str(INDEX)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    assert "conformance: there is no such file; got" in capsys.readouterr().err
+
+
+# The reference's discretisation beyond its vectors.
+
+
+def gaussian(sde: ForwardSDE, n: int) -> tuple[Gaussian, torch.Tensor]:
+    problem = Gaussian(sde=sde)
+    return problem, problem.marginal_sample(sde.t_max, problem.normals(n, 0), "start")
+
+
+@pytest.mark.parametrize("name", ["euler_maruyama", "reverse_diffusion", "ancestral", "probability_flow"])
+@pytest.mark.parametrize("sde", [VP(), SubVP(), VE()], ids=lambda sde: sde.name)
+def test_song_counts_one_evaluation_a_step_and_nears_the_grid_form(name: str, sde: ForwardSDE) -> None:
+    problem, x = gaussian(sde, 4)
+    errors = []
+    for steps in (100, 1000):
+        ts = make_grid("uniform", sde, steps)
+        brownian = BrownianPath(problem.normals(4, 1), sde.t_max)
+        process = problem.process()
+        ours = integrate(get_solver(name, discretisation="song"), process, x, ts, brownian, "mean")
+        assert process.evaluations.calls == steps
+        errors.append(float((ours - integrate(get_solver(name), problem.process(), x, ts, brownian, "mean")).norm()))
+    # sub-VP's and VE's "grid" forms use other coefficients of the same order; all distances fall as 1/N.
+    assert errors[1] < errors[0] / 5
+    assert errors[0] > 1e-6
+
+
+def test_song_is_refused_where_the_reference_has_no_chain() -> None:
+    problem, x = gaussian(EDM(), 2)
+    with pytest.raises(UsageError, match="vp, subvp and ve"):
+        integrate(
+            get_solver("ancestral", discretisation="song"),
+            problem.process(),
+            x,
+            make_grid("uniform", EDM(), 4),
+            Tape(torch.zeros(4, 2, 8)),
+        )
+    with pytest.raises(UsageError, match="knows discretisation 'song'"):
+        get_solver("predictor_corrector", predictor="heun", discretisation="song")
+    with pytest.raises(UsageError, match="no discretisation 'sung'"):
+        get_solver("ancestral", discretisation="sung")
+
+
+# Constraints on the project's own grids.
+
+IMAGES = (16, 3, 2, 2)
+
+
+def image_process(constraint: Any) -> ReverseProcess:
+    """Unit Gaussian images with a common part in all pixels: what is unknown depends on what is known."""
+    cov = 0.2 * torch.eye(12, dtype=torch.float64) + 0.8
+    sde = VP()
+
+    def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        alpha, sigma = float(sde.alpha(t)[0]), float(sde.sigma(t)[0])
+        law = alpha**2 * cov + sigma**2 * torch.eye(12, dtype=torch.float64)
+        return -torch.linalg.solve(law, x.flatten(1).T).T.reshape(x.shape)
+
+    return ReverseProcess(sde, score, "score", constraint)
+
+
+@pytest.mark.parametrize(("solver", "least"), [("euler_maruyama", 1.0), ("predictor_corrector", 1.0), ("heun", 0.5)])
+def test_inpainting_keeps_what_is_known_and_conditions_the_rest(solver: str, least: float) -> None:
+    data = torch.full(IMAGES, 1.5, dtype=torch.float64)
+    mask = torch.ones(1, 1, 2, 2)
+    mask[..., 1] = 0
+    normals = Normals(3, IMAGES, dtype=torch.float64)
+    settings = {"corrector": "ald", "corrector_steps": 2} if solver == "predictor_corrector" else {}
+    x = integrate(
+        get_solver(solver, **settings),
+        image_process(Inpainting(data, mask)),
+        normals.normal("x"),
+        make_grid("uniform", VP(), 200),
+        BrownianPath(normals, 1.0),
+        "mean",
+    )
+    assert torch.allclose(x[..., 0], VP().alpha(1e-3) * data[..., 0], atol=1e-12)
+    # E[unknown | known = 1.5] = 1.5 * 6 * 0.8 / (0.2 + 6 * 0.8) = 1.44, without the constraint 0. Replacement is an
+    # approximation, best where noise lets the rest forget its start.
+    assert least < float(x[..., 1].mean()) < 1.6
+
+
+def test_colorization_keeps_the_grey_channel_and_leaves_colour_free() -> None:
+    normals = Normals(4, IMAGES, dtype=torch.float64)
+    data = normals.normal("data")
+    constraint = Colorization(data)
+    assert torch.allclose(constraint.couple(constraint.decouple(data)), data, atol=1e-14)
+    ts = make_grid("uniform", VP(), 50)
+    start = normals.normal("x")
+    solver = get_solver("reverse_diffusion")
+    x = integrate(solver, image_process(constraint), start, ts, BrownianPath(normals, 1.0), "mean")
+    assert torch.allclose(x.mean(1), VP().alpha(1e-3) * data.mean(1), atol=1e-12)
+    assert float((x - data).std()) > 0.1
+    with pytest.raises(UsageError, match="shape"):
+        Colorization(data[:, :2])
+
+
+def test_a_constraint_is_refused_by_solvers_that_do_not_impose_it() -> None:
+    process = image_process(Inpainting(torch.zeros(IMAGES), torch.ones(1)))
+    x = torch.zeros(IMAGES, dtype=torch.float64)
+    ts = make_grid("uniform", VP(), 4)
+    for name in ("scipy_rk45", "torchsde"):
+        with pytest.raises(UsageError, match="constraint"):
+            integrate(get_solver(name), process, x, ts, Tape(torch.zeros(9, *IMAGES)))
+    with pytest.raises(UsageError, match="draws noise"):
+        integrate(get_solver("euler"), process, x, ts)
