@@ -166,16 +166,17 @@ def conformance(
 def docs(
     check: Annotated[bool, typer.Option("--check", help="write nothing; exit code 1 if something is stale")] = False,
 ) -> None:
-    """Render the README's tables from the registries and the committed records."""
-    from bench.docs import update_readme
+    """Render the documents' tables from the registries and the committed records."""
+    from bench.docs import update_pages
 
-    if update_readme(check):
-        out.print("README.md is up to date.")
+    stale = update_pages(check)
+    if not stale:
+        out.print("Every page is up to date.")
     elif check:
-        err.print("README.md is stale: run scorebench docs.")
+        err.print(f"Stale: {', '.join(stale)}. Run scorebench docs.")
         raise typer.Exit(1)
     else:
-        out.print("README.md is rendered anew.")
+        out.print(f"Rendered anew: {', '.join(stale)}")
 
 
 def _board(board: "Leaderboard") -> Table:

@@ -1,4 +1,4 @@
-"""The parts of the README that are rendered from the registries and from the committed records."""
+"""The parts of the documents that are rendered from the registries and from the committed records."""
 
 import re
 from collections.abc import Callable
@@ -11,7 +11,6 @@ from bench.store import Store
 from bench.tables import long_table, number, summary_table
 from solvers.errors import UsageError
 
-README = ROOT / "README.md"
 REFERENCE = ROOT / "results" / "reference" / "quick"
 
 # What the README shows of the reference run: problem, metric, heading; at these budgets, on the common grid.
@@ -62,14 +61,30 @@ def _table(rows: menus.Rows, columns: dict[str, str]) -> str:
 
 
 def _solvers() -> str:
+    """A line a family: its solvers with order and evaluations a step, where they have one."""
+    families: dict[str, list[str]] = {}
+    for row in menus.solvers():
+        facts = ", ".join(str(row[key]) for key in ("order", "evaluations per step") if row[key] is not None)
+        families.setdefault(row["family"], []).append(f"`{row['name']}`" + (f" ({facts})" if facts else ""))
+    return _table([{"family": f, "solvers": ", ".join(names)} for f, names in sorted(families.items())], FAMILY_COLUMNS)
+
+
+FAMILY_COLUMNS = {"family": "family", "solvers": "solvers (order declared, evaluations a step)"}
+
+
+def _solver_table() -> str:
+    """Every solver with what it declares."""
+    rows = [{**row, "settings": ", ".join(f"`{setting}`" for setting in row["settings"])} for row in menus.solvers()]
     columns = {
         "name": "solver",
         "family": "family",
         "order": "order declared",
         "evaluations per step": "evaluations a step",
+        "settings": "settings and their defaults",
+        "recommended grid": "its authors' grid",
         "reference": "reference",
     }
-    return _table(menus.solvers(), columns)
+    return _table(rows, columns)
 
 
 def _problems() -> str:
@@ -77,29 +92,41 @@ def _problems() -> str:
     return _table(rows, {"name": "problem", "summary": "what it is", "metrics": "metrics"})
 
 
-SECTIONS: dict[str, Callable[[], str]] = {"results": _results, "solvers": _solvers, "problems": _problems}
+SECTIONS: dict[str, Callable[[], str]] = {
+    "results": _results,
+    "problems": _problems,
+    "solvers": _solvers,
+    "solver table": _solver_table,
+}
+
+# The sections that each page holds.
+PAGES = {"README.md": ("results", "problems", "solvers"), "docs/solvers.md": ("solver table",)}
 
 
-def render(text: str) -> str:
-    """The text with every ``<!-- begin NAME -->`` … ``<!-- end NAME -->`` section made anew.
+def render(page: str, text: str) -> str:
+    """The text of a page with every ``<!-- begin NAME -->`` … ``<!-- end NAME -->`` section made anew.
 
     Raises:
         UsageError: a section's markers are missing.
     """
-    for name, make in SECTIONS.items():
+    for name in PAGES[page]:
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
         if not pattern.search(text):
-            raise UsageError("docs", "the README holds the markers of every section", begin, "Put both markers back")
-        section = f"{begin}\n{make()}\n{end}".replace("\\", r"\\")
+            raise UsageError("docs", f"{page} holds the markers of its sections", begin, "Put both markers back")
+        section = f"{begin}\n{SECTIONS[name]()}\n{end}".replace("\\", r"\\")
         text = pattern.sub(section, text)
     return text
 
 
-def update_readme(check: bool, readme: Path = README) -> bool:
-    """Render the README's sections in place, or only compare; returns whether they were up to date."""
-    before = readme.read_text(encoding="utf-8")
-    after = render(before)
-    if not check and after != before:
-        readme.write_text(after, encoding="utf-8")
-    return after == before
+def update_pages(check: bool, root: Path = ROOT) -> list[str]:
+    """Render the pages' sections in place, or only compare; returns the pages that were stale."""
+    stale = []
+    for page in PAGES:
+        before = (root / page).read_text(encoding="utf-8")
+        after = render(page, before)
+        if after != before:
+            stale.append(page)
+            if not check:
+                (root / page).write_text(after, encoding="utf-8")
+    return stale

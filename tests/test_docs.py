@@ -24,19 +24,23 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_readme_tables_are_those_of_registry_and_records() -> None:
-    assert docs.update_readme(check=True), "run: scorebench docs"
+def test_tables_are_those_of_registry_and_records() -> None:
+    assert docs.update_pages(check=True) == [], "run: scorebench docs"
 
 
 def test_a_stale_table_is_found_and_mended(tmp_path: Path) -> None:
-    page = tmp_path / "README.md"
-    fresh = (ROOT / "README.md").read_text(encoding="utf-8")
-    page.write_text(fresh.replace("| heun | probability-flow ODE | 2 |", "| heun | probability-flow ODE | 3 |"))
-    assert page.read_text() != fresh
-    assert not docs.update_readme(check=True, readme=page)
-    assert page.read_text() != fresh, "--check must not write"
-    docs.update_readme(check=False, readme=page)
-    assert page.read_text() == fresh
+    for page in docs.PAGES:
+        (tmp_path / page).parent.mkdir(exist_ok=True)
+        (tmp_path / page).write_text((ROOT / page).read_text(encoding="utf-8"), encoding="utf-8")
+    page = tmp_path / "docs" / "solvers.md"
+    fresh = page.read_text(encoding="utf-8")
+    wrong = fresh.replace("| heun | probability-flow ODE | 2 |", "| heun | probability-flow ODE | 3 |")
+    assert wrong != fresh
+    page.write_text(wrong, encoding="utf-8")
+    assert docs.update_pages(check=True, root=tmp_path) == ["docs/solvers.md"]
+    assert page.read_text(encoding="utf-8") == wrong, "--check must not write"
+    docs.update_pages(check=False, root=tmp_path)
+    assert page.read_text(encoding="utf-8") == fresh
 
 
 def test_readme_is_short() -> None:
