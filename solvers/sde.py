@@ -115,7 +115,7 @@ class ForwardSDE(ABC):
     def transition(self, t: Time, s: Time) -> tuple[Time, Time]:
         """Scale a and variance b^2 of the kernel x_t | x_s ~ N(a x_s, b^2 I), s < t.
 
-        a = alpha(t)/alpha(s),  b^2 = sigma(t)^2 - a^2 sigma(s)^2, written so that nothing cancels for close times.
+        a = alpha(t)/alpha(s),  b^2 = sigma(t)^2 - a^2 sigma(s)^2 = sigma(t)^2 (1 - e^(2 lam(t) - 2 lam(s))).
         """
         log_ratio = self.lam(t) - self.lam(s)
         variance: Time = -(self.sigma(t) ** 2) * _lib(log_ratio).expm1(2 * log_ratio)

@@ -16,8 +16,9 @@ from solvers.brownian import OCTAVES, BrownianPath, StoppedPath, Tape, UnitProbe
 from solvers.errors import UsageError
 from solvers.normals import Normals
 
-# Across octaves, at their ends, at ends of cells, a cell or two apart, and at 0.
-RATIOS = [1.0, 0.93, 0.5 + 2.0**-14, 0.5, 0.5 - 2.0**-15, 0.37, 0.3, 0.25, 0.1, 3e-3, 2.9e-3, 1e-5, 2.0**-OCTAVES, 0.0]
+# Across octaves, at their ends, at ends of cells, inside neighbouring cells, and at 0.
+RATIOS = [1.0, 0.93, 0.7, 0.7 - 1.2 * 2.0**-15, 0.5 + 2.0**-14, 0.5, 0.5 - 2.0**-15]
+RATIOS += [0.37, 0.3, 0.25, 0.1, 3e-3, 2.9e-3, 1e-5, 2.0**-OCTAVES, 0.0]
 
 
 def path(n: int = 64, dim: int = 3, t_max: float = 1.0, seed: int = 0, **kwargs) -> BrownianPath:

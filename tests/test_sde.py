@@ -101,7 +101,7 @@ def test_transitions_compose_to_the_marginal(sde: ForwardSDE):
 
 
 @pytest.mark.parametrize("sde", sdes())
-def test_a_short_transition_does_not_cancel(sde: ForwardSDE):
+def test_a_short_transition_is_one_step_of_the_equation(sde: ForwardSDE):
     t = 0.4 * sde.t_max
     s = t * (1 - 1e-9)
     a, variance = sde.transition(t, s)
