@@ -67,7 +67,7 @@ def _tab_table(sde: ForwardSDE, times: tuple[float, ...], order: int) -> tuple[R
 class Deis(FixedStepSolver):
     """DEIS: the linear part exact, the noise a polynomial through the last k predictions.
 
-    x_s = alpha(s)/alpha(t) * x + alpha(s) * sum_j w_j noise_j,     w_j = int from t to s of L_j drho,  rho = sigma/alpha
+    x_s = alpha(s)/alpha(t) * x + alpha(s) * sum_j w_j noise_j,    w_j = int from t to s of L_j drho,  rho = sigma/alpha
 
     tab:    L_j interpolates in t; w_j by Gauss–Legendre quadrature in lam, exact to rounding.
     rhoab:  L_j interpolates in rho; w_j is the integral of a polynomial.

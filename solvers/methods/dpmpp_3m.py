@@ -42,10 +42,11 @@ def _table(sde: ForwardSDE, times: tuple[float, ...], order: int) -> tuple[Row, 
 class Dpmpp3m(FixedStepSolver):
     """DPM-Solver++(3M): exact in the linear part, denoised interpolated quadratically in lam from three evaluations.
 
-    x_s = sigma(s)/sigma(t) * x + alpha(s) * (h phi_1 D + h^2 phi_2 D' + h^3 phi_3 D''),    phi at -h, h = lam(s) - lam(t)
+    x_s = sigma(s)/sigma(t) * x + alpha(s) * (h phi_1 D + h^2 phi_2 D' + h^3 phi_3 D''),    phi at -h
 
-    D' and D'' are the derivatives in lam, at lam(t), of the parabola through the last three denoised predictions: with
-    the divided differences d_1 = D[0, 1], d_2 = D[0, 1, 2] of the latest first,
+    h = lam(s) - lam(t), phi_1(z) = (e^z - 1)/z, phi_2 = (phi_1 - 1)/z, phi_3 = (phi_2 - 1/2)/z. D' and D''
+    are the derivatives in lam, at lam(t), of the parabola through the last three denoised predictions: with the divided
+    differences d_1 = D[0, 1], d_2 = D[0, 1, 2], the latest first,
 
     D' = d_1 + (lam(t) - lam(t')) d_2,      D'' = 2 d_2.
 

@@ -27,7 +27,7 @@ Variant = Literal["bh1", "bh2", "vary_coeff"]
 
 
 class _State(NamedTuple):
-    """Predictor and corrector of each step, number of the step, corrected state before it, predictions (latest first)."""
+    """Tables, number of the step, corrected state of the step before, predictions (latest first)."""
 
     predictors: tuple[Row, ...]
     correctors: tuple[Row, ...]
