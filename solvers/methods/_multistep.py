@@ -13,6 +13,7 @@ p - 1 until the history is full; its evaluations are counted.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor
@@ -83,7 +84,7 @@ def exponential_moments(form: Form, h: float, count: int) -> list[float]:
     return [h * math.factorial(k) * phi(k + 1, sign(form) * h) for k in range(count)]
 
 
-def scaled_nodes(variable: list[float], k: int, count: int) -> list[float]:
+def scaled_nodes(variable: Sequence[float], k: int, count: int) -> list[float]:
     """Nodes at the times k, k - 1, ..., of which there are ``count``: 0 at time k, 1 at time k + 1."""
     width = variable[k + 1] - variable[k]
     return [(variable[k - j] - variable[k]) / width for j in range(count)]

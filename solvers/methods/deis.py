@@ -45,20 +45,21 @@ def _gauss_legendre(count: int) -> tuple[Tensor, Tensor]:
 def _tab_table(sde: ForwardSDE, times: tuple[float, ...], order: int) -> tuple[Row, ...]:
     """Moments m_k = int v^k drho over each step, v = (r - t)/(s - t) the position of time r in it."""
     nodes, weights = _gauss_legendre(NODES)
+    ts = torch.tensor(times, dtype=torch.float64)[:, None]
+    lam = sde.lam(ts[:-1])
+    h = sde.lam(ts[1:]) - lam
+    panels = int(h.abs().max() / PANEL) + 1
+    # Positions in each step and weights of all panels, in units of the step in lam, (steps, panels * NODES).
+    u = ((nodes + 1) / 2 + torch.arange(panels, dtype=torch.float64)[:, None]).flatten() / panels
+    gain = -h * torch.exp(-(lam + h * u)) * (weights / 2).repeat(panels) / panels
+    v = (sde.t_of_lam(lam + h * u) - ts[:-1]) / ts.diff(dim=0)
+    all_moments = torch.stack([(gain * v**i).sum(1) for i in range(order)], 1).tolist()
     rows = []
-    for k in range(len(times) - 1):
-        t, s = times[k], times[k + 1]
+    for k, moments in enumerate(all_moments):
+        alpha = sde.alpha(times[k + 1])
         count = min(order, k + 1)
-        lam, h = sde.lam(t), sde.lam(s) - sde.lam(t)
-        panels = max(1, int(abs(h) / PANEL) + 1)
-        # Positions in the step and weights of all panels, both in units of the step in lam.
-        u = ((nodes + 1) / 2 + torch.arange(panels, dtype=torch.float64)[:, None]).flatten() / panels
-        gain = -h * torch.exp(-(lam + h * u)) * (weights / 2).repeat(panels) / panels
-        v = (sde.t_of_lam(lam + h * u) - t) / (s - t)
-        moments = [float((gain * v**i).sum()) for i in range(count)]
-        alpha = sde.alpha(s)
-        unit = interpolation_weights(scaled_nodes(list(times), k, count), moments)
-        rows.append(Row(alpha / sde.alpha(t), tuple(alpha * w for w in unit)))
+        unit = interpolation_weights(scaled_nodes(times, k, count), moments[:count])
+        rows.append(Row(alpha / sde.alpha(times[k]), tuple(alpha * w for w in unit)))
     return tuple(rows)
 
 
