@@ -139,8 +139,10 @@ def march(
         accepted = error <= 1
         taken = torch.where(last, left, step)
         h = taken * control.factor(error, before, before_2)
-        if bool((~accepted & (h < least)).any()):
-            raise DivergenceError(f"the step of {int((~accepted & (h < least)).sum())} samples vanishes")
+        # Written so that a step that is no number vanishes too.
+        vanished = ~accepted & ~(h >= least)
+        if bool(vanished.any()):
+            raise DivergenceError(f"the step of {int(vanished.sum())} samples vanishes")
         x = torch.where(expand_mask(accepted, x), x_s, x)
         u = torch.where(accepted, s, u)
         before_2 = torch.where(accepted, before, before_2)

@@ -17,7 +17,7 @@ from bench.problems.problem import FlowProblem
 from solvers.control import StepControl
 from solvers.errors import DivergenceError, UsageError
 from solvers.grids import make_grid
-from solvers.likelihood import exact_probes, log_density, rademacher
+from solvers.likelihood import log_density, rademacher
 from solvers.methods import _pairs
 from solvers.methods._exponential import phi
 from solvers.methods._multistep import interpolation_weights
@@ -65,8 +65,9 @@ ADAPTIVE: list[tuple[str, dict[str, Any]]] = [
     ("rk45", {"pair": "bogacki_shampine"}),
     ("rk45", {"pair": "dormand_prince"}),
     ("rk45", {"pair": "tsitouras"}),
-    ("rk45", {"pair": "dop853"}),
     ("scipy_rk45", {}),
+    ("scipy_rk45", {"method": "RK23"}),
+    ("scipy_rk45", {"method": "DOP853"}),
     ("dpm_adaptive", {"order": 2}),
     ("dpm_adaptive", {"order": 3}),
     ("exponential_rk", {}),
@@ -169,10 +170,18 @@ def test_declared_order(name: str, settings: dict[str, Any], order: int, finest:
 
 
 def test_ramp_caps_the_order_at_two() -> None:
-    """The control of the starts: with the published form a first-order first step shows on rectified flow."""
-    solver = fixed("lms", {"order": 4})
-    assert slopes(solver, "gaussian", "rectifiedflow", 2048)[1] < 3
-    assert slopes(fixed("lms", {"order": 4, **RK}), "gaussian", "rectifiedflow", 512)[1] > 3.8
+    """The control of the starts: on VE with uniform times the first-order first step shows."""
+    problem, _, x, exact = case("gaussian", "ve")
+
+    def last_slope(solver: FixedStepSolver) -> float:
+        errors = []
+        for steps in (512, 1024):
+            ts = make_grid("uniform", problem.sde, steps)
+            errors.append(float((integrate(solver, problem.process(), x, ts) - exact).square().mean().sqrt()))
+        return math.log2(errors[0] / errors[1])
+
+    assert last_slope(fixed("lms", {"order": 4})) < 2.8
+    assert last_slope(fixed("lms", {"order": 4, **RK})) > 3.8
 
 
 class _PublishedThreeStep(FixedStepSolver):
@@ -337,7 +346,7 @@ def test_adams_bashforth_coefficients() -> None:
     assert weights == pytest.approx([55 / 24, -59 / 24, 37 / 24, -9 / 24])
 
 
-@pytest.mark.parametrize("pair", [_pairs.BOGACKI_SHAMPINE, _pairs.DORMAND_PRINCE, _pairs.TSITOURAS, _pairs.DOP853])
+@pytest.mark.parametrize("pair", [_pairs.BOGACKI_SHAMPINE, _pairs.DORMAND_PRINCE, _pairs.TSITOURAS])
 def test_pairs_meet_their_order_conditions(pair: _pairs.Pair) -> None:
     n = len(pair.c)
     a = np.array([[*row, *[0.0] * (n - len(row))] for row in pair.a])
@@ -350,16 +359,11 @@ def test_pairs_meet_their_order_conditions(pair: _pairs.Pair) -> None:
         if q < pair.order - 2:
             assert b @ (c * (a @ c**q)) == pytest.approx(1 / ((q + 1) * (q + 3)), abs=1e-13)
             assert b @ (a @ (a @ c**q)) == pytest.approx(1 / ((q + 1) * (q + 2) * (q + 3)), abs=1e-13)
-    for e in map(np.array, pair.errors):
-        # The embedded solution is consistent, and not the solution itself.
-        assert abs(e.sum()) < 1e-13
-        assert np.abs(e).max() > 1e-3
-    k = pair.k if len(pair.errors) == 1 else 6
-    e = np.array(pair.errors[0])
-    assert max(abs(e @ c**q) for q in range(k - 1)) < 1e-13
-    assert abs(e @ c ** (k - 1)) > 1e-5
-    if pair.fsal:
-        np.testing.assert_allclose(a[-1], b, atol=1e-15)
+    np.testing.assert_allclose(a[-1], b, atol=1e-15)
+    # The embedded solution is of order k - 1 and no more.
+    e = np.array(pair.e)
+    assert max(abs(e @ c**q) for q in range(pair.k - 1)) < 1e-13
+    assert abs(e @ c ** (pair.k - 1)) > 1e-5
 
 
 def adaptive_run(
@@ -377,7 +381,7 @@ def test_error_falls_with_tolerance(name: str, settings: dict[str, Any], kind: s
     solver = get_solver(name, **settings)
     assert isinstance(solver, AdaptiveSolver)
     assert solver.order is not None
-    tolerances = [1e-3, 1e-4, 1e-5, 1e-6] if solver.order < 4 else [1e-3, 1e-5, 1e-7, 1e-9]
+    tolerances = [1e-3, 1e-4, 1e-5, 1e-6] if solver.order < 5 else [1e-3, 1e-5, 1e-7, 1e-9]
     runs = [adaptive_run(name, {**settings, "rtol": tol, "atol": tol}, kind, "vp") for tol in tolerances]
     errors, nfe = zip(*runs, strict=True)
     assert all(fine < coarse for coarse, fine in pairwise(errors))
@@ -412,7 +416,7 @@ def test_no_evaluation_outside_and_the_end_exact(name: str, settings: dict[str, 
         times = torch.cat(seen)
         assert float(times.min()) >= float(ends.min())
         assert float(times.max()) <= float(ends.max())
-        if settings.get("pair") in ("bogacki_shampine", "dormand_prince", "tsitouras") or name == "exponential_rk":
+        if name in ("rk45", "exponential_rk"):
             # Their last stage lies at the end: every sample is evaluated there, to the last bit.
             assert int((times == ends[1]).sum()) >= len(x)
 
@@ -435,29 +439,40 @@ def test_samples_are_independent_of_their_batch(name: str, settings: dict[str, A
         assert process.evaluations.rows == int(counts[i])
 
 
-@pytest.mark.parametrize(("name", "settings"), PER_SAMPLE)
-def test_adaptive_likelihood_counts_and_indexes_probes(name: str, settings: dict[str, Any]) -> None:
-    """Rows of the joint ODE that are still on the way keep their own probes."""
-    sde = VP()
-    problem = Gaussian(sde=sde)
+LIKELIHOOD: list[tuple[str, dict[str, Any]]] = [("rk45", {}), ("dpm_adaptive", {"order": 3}), ("exponential_rk", {})]
+
+
+@pytest.mark.parametrize(("name", "settings"), LIKELIHOOD)
+def test_adaptive_likelihood(name: str, settings: dict[str, Any]) -> None:
+    """On a diagonal Gaussian one Rademacher probe gives the exact divergence."""
+    problem = Gaussian(sde=VP())
     x = problem.marginal_sample(0.01, problem.normals(3, 0), "x")
-    x[2] *= 8
-    ts = torch.tensor([0.01, 1.0], dtype=torch.float64)
-    solver = get_solver(name, **settings, rtol=1e-6, atol=1e-6)
-
-    def terminal(x_end: Tensor) -> Tensor:
-        return problem.log_density(x_end, 1.0)
-
-    exact = log_density(solver, problem.process(), x, ts, exact_probes(x), terminal)
-    torch.testing.assert_close(exact, problem.log_density(x, 0.01), rtol=0, atol=2e-3)
     probes = rademacher(problem.normals(3, 1).normal("probe"))
+    ts = torch.tensor([0.01, 1.0], dtype=torch.float64)
     process = problem.process()
-    together = log_density(solver, process, x, ts, probes, terminal)
+    tol = 1e-6 if name == "dpm_adaptive" else 1e-5
+    solver = get_solver(name, **settings, rtol=tol, atol=tol)
+    found = log_density(solver, process, x, ts, probes, lambda x_end: problem.log_density(x_end, 1.0))
+    # The log-determinant is carried times alpha, which is 1/151 at the end: every step's error counts 151 times.
+    torch.testing.assert_close(found, problem.log_density(x, 0.01), rtol=0, atol=5e-2)
     assert process.evaluations.derivative_passes == process.evaluations.calls
     assert int(process.evaluations.per_sample(3).sum()) == process.evaluations.rows
+
+
+@pytest.mark.parametrize(("name", "settings"), LIKELIHOOD)
+def test_rows_on_the_way_keep_their_probes(name: str, settings: dict[str, Any]) -> None:
+    """On the mixture the estimate depends on the probe, and samples take different numbers of steps."""
+    problem = Mixture2d(sde=VP())
+    x = problem.marginal_sample(0.05, problem.normals(3, 0), "x")
+    x[0] *= 6
+    probes = rademacher(problem.normals(3, 1).normal("probe"))
+    ts = torch.tensor([0.05, 1.0], dtype=torch.float64)
+    solver, process = get_solver(name, **settings, rtol=1e-3, atol=1e-3), problem.process()
+    together = log_density(solver, process, x, ts, probes)
+    assert len(set(process.evaluations.per_sample(3).tolist())) > 1
     for i in range(3):
-        alone = log_density(solver, problem.process(), x[i : i + 1], ts, probes[:, i : i + 1], terminal)
-        torch.testing.assert_close(alone[0], together[i], rtol=0, atol=1e-7)
+        alone = log_density(solver, problem.process(), x[i : i + 1], ts, probes[:, i : i + 1])
+        torch.testing.assert_close(alone[0], together[i], rtol=0, atol=1e-8)
 
 
 def test_scipy_couples_the_batch() -> None:
