@@ -220,7 +220,7 @@ def _cost(
     return Cost(
         steps=steps,
         nfe=rows / n,
-        nfe_max=max(e.calls for e in solve.evaluations),
+        nfe_max=max(e.most for e in solve.evaluations),
         forwards=calls,
         derivative_passes=sum(e.derivative_passes for e in solve.evaluations),
         seconds=solve.seconds,

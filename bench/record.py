@@ -71,7 +71,7 @@ class Cost(_Section):
     Attributes:
         steps: steps of the grid; None for adaptive solvers.
         nfe: network evaluations a sample, counted at the network, mean over samples.
-        nfe_max: of the chunk that took most.
+        nfe_max: of the sample that took most.
         forwards: passes of the network.
         derivative_passes: derivative passes of the solve; zero in sampling.
         seconds: the solve.

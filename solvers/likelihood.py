@@ -17,6 +17,7 @@ probe for the whole solve); Song et al. 2021, arXiv:2011.13456, sec. 4.3.
 
 import math
 from collections.abc import Callable
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -43,6 +44,13 @@ class LogDetProcess(ReverseProcess):
         self._inner = process
         self._shape = shape
         self._probes = probes
+
+    def at(self, rows: Tensor, n: int) -> Self:
+        """The process for a part of the batch, its probes those of these samples."""
+        part = super().at(rows, n)
+        part._inner = self._inner.at(rows, n)
+        part._probes = self._probes[:, rows]
+        return part
 
     def _evaluate(self, x: Tensor, t: float | Tensor) -> Tensor:
         state = x[:, :-1].reshape(-1, *self._shape)

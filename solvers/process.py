@@ -10,10 +10,11 @@ Score, noise, denoised and velocity are affine in one another. Writing each pred
 a prediction y is turned into another one by  y' = ((A - A') x + B y) / B'.
 """
 
+import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -37,11 +38,37 @@ class Evaluations:
         calls: forward passes, whatever their batch.
         rows: evaluations summed over the samples.
         derivative_passes: forward-mode derivative passes.
+        whole: forward passes of the whole batch.
+        part: evaluations of each sample in passes of a part of the batch, (n,), if there were any.
     """
 
     calls: int = 0
     rows: int = 0
     derivative_passes: int = 0
+    whole: int = 0
+    part: Tensor | None = None
+
+    def count(self, size: int, part: "tuple[Tensor, int] | None") -> None:
+        """One forward pass of ``size`` samples: of the whole batch, or of (rows, batch size)."""
+        self.calls += 1
+        self.rows += size
+        if part is None:
+            self.whole += 1
+            return
+        rows, n = part
+        if self.part is None:
+            self.part = torch.zeros(n, dtype=torch.long, device=rows.device)
+        self.part.index_add_(0, rows, torch.ones_like(rows))
+
+    def per_sample(self, n: int) -> Tensor:
+        """Evaluations of each of the n samples of the batch, (n,)."""
+        whole = torch.full((n,), self.whole)
+        return whole if self.part is None else whole + self.part.cpu()
+
+    @property
+    def most(self) -> int:
+        """Evaluations of the sample with the most."""
+        return self.whole + (0 if self.part is None else int(self.part.max()))
 
 
 class ReverseProcess:
@@ -71,6 +98,18 @@ class ReverseProcess:
         self.parametrisation = parametrisation
         self.constraint = constraint
         self.evaluations = Evaluations()
+        self._part: tuple[Tensor, int] | None = None
+
+    def at(self, rows: Tensor, n: int) -> Self:
+        """The same process for a part of the batch: evaluations count for those samples alone.
+
+        Args:
+            rows: indices of the samples, (m,).
+            n: samples of the whole batch.
+        """
+        part = copy.copy(self)
+        part._part = rows, n
+        return part
 
     def score(self, x: Tensor, t: float | Tensor) -> Tensor:
         """grad log p_t(x); x (n, ...), t a number or (n,)."""
@@ -126,8 +165,7 @@ class ReverseProcess:
         else:
             raws, tangents = torch.func.vmap(pass_with)(probes)
             raw = raws[0]
-        self.evaluations.calls += 1
-        self.evaluations.rows += len(x)
+        self.evaluations.count(len(x), self._part)
         self.evaluations.derivative_passes += len(probes)
         a, b = self._affine(self.parametrisation, t)
         quadratic = (probes * tangents).flatten(2).sum(2).mean(0)
@@ -140,8 +178,7 @@ class ReverseProcess:
         return torch.full((x.shape[0],), t, dtype=x.dtype, device=x.device)
 
     def _evaluate(self, x: Tensor, t: float | Tensor) -> Tensor:
-        self.evaluations.calls += 1
-        self.evaluations.rows += x.shape[0]
+        self.evaluations.count(x.shape[0], self._part)
         return self.network(x, self._times(x, t))
 
     def _affine(self, kind: Parametrisation, t: Time) -> tuple[Any, Any]:

@@ -1,0 +1,96 @@
+"""Embedded Runge–Kutta pairs on the probability-flow ODE, every sample with its own steps."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from solvers import control
+from solvers.brownian import Brownian
+from solvers.errors import unknown_name
+from solvers.methods import _pairs
+from solvers.process import ReverseProcess
+from solvers.registry import register
+from solvers.sde import expand
+from solvers.solver import AdaptiveSolver
+
+PairName = Literal["bogacki_shampine", "dormand_prince", "tsitouras"]
+
+_PAIRS: dict[PairName, _pairs.Pair] = {
+    "bogacki_shampine": _pairs.BOGACKI_SHAMPINE,
+    "dormand_prince": _pairs.DORMAND_PRINCE,
+    "tsitouras": _pairs.TSITOURAS,
+}
+
+
+@register
+@dataclass(frozen=True)
+class Rk45(AdaptiveSolver):
+    """Embedded pair on dx/dt = velocity(x, t), with a step size of its own for each sample.
+
+    v_i = velocity(x + dt * sum_j a_ij v_j, t + c_i dt),    x_s = x + dt * sum_i b_i v_i,    error = dt * sum_i e_i v_i
+
+    A step is accepted where the root mean square over the coordinates of error / (atol + rtol max(|x|, |x_s|)) is at
+    most 1. Samples that have arrived at the end, exactly, are evaluated no more; no evaluation lies outside the grid's
+    interval. Of the grid only the ends are used, in either direction of time.
+
+    Order 3 (bogacki_shampine) or 5 (dormand_prince, tsitouras); 3 or 6 evaluations an attempt and two before the first,
+    counted for each sample.
+
+    Reference: Dormand & Prince 1980, J. Comput. Appl. Math. 6, 19; Bogacki & Shampine 1989; Tsitouras 2011.
+
+    Args:
+        pair: the embedded pair.
+        rtol: relative tolerance, dimensionless.
+        atol: absolute tolerance, units of x.
+        controller: step controller, I, PI or PID.
+
+    Raises:
+        UsageError: unknown pair or controller, or a tolerance that is not positive.
+    """
+
+    pair: PairName = "dormand_prince"
+    rtol: float = 1e-3
+    atol: float = 1e-3
+    controller: control.Kind = "PID"
+
+    family: ClassVar[str] = "probability-flow ODE, adaptive"
+    stochastic: ClassVar[bool] = False
+    reference: ClassVar[str] = "Dormand & Prince 1980"
+
+    def __post_init__(self) -> None:
+        if self.pair not in _PAIRS:
+            raise unknown_name(self.key, "pair", self.pair, get_args(PairName))
+        control.check(self.key, self.rtol, self.atol, self.controller)
+
+    @property
+    def order(self) -> int:  # type: ignore[override]  # depends on the setting
+        """Order of the solution that is carried on."""
+        return _PAIRS[self.pair].order
+
+    def solve(self, process: ReverseProcess, x: Tensor, ts: Tensor, brownian: Brownian | None) -> Tensor:
+        pair = _PAIRS[self.pair]
+        rows = [torch.tensor(row, dtype=x.dtype, device=x.device) for row in pair.a]
+        weights = torch.tensor(pair.e, dtype=x.dtype, device=x.device)
+
+        def velocity(part: ReverseProcess, x: Tensor, t: Tensor) -> Tensor:
+            return part.velocity(x, t)
+
+        def attempt(
+            part: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, first: Tensor
+        ) -> tuple[Tensor, Tensor, Tensor | None]:
+            dt = expand(s - t, x)
+            v = x.new_empty(len(pair.c), *x.shape)
+            v[0] = first
+            for i in range(1, len(pair.c)):
+                x_s = x + dt * torch.tensordot(rows[i], v[:i], dims=1)
+                v[i] = part.velocity(x_s, s if pair.c[i] == 1 else t + pair.c[i] * (s - t))
+            error = dt * torch.tensordot(weights, v, dims=1)
+            return x_s, control.scaled_norm(error, x, x_s, self.rtol, self.atol), v[-1]
+
+        start, end = float(ts[0]), float(ts[-1])
+        first = process.velocity(x, start)
+        h = control.first_step(process, x, start, end, first, velocity, pair.k, self.rtol, self.atol)
+        steps = control.StepControl(pair.k, self.controller)
+        return control.march(process, x, start, end, h, first, velocity, attempt, steps)
