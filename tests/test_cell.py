@@ -77,7 +77,8 @@ def test_counted_evaluations_are_the_declared_ones_at_every_budget(solver: str, 
         if declared.nfe(1) > budget:
             assert record.status == "skipped"
             continue
-        assert record.status == "done", record.traceback
+        # Few steps may be too few for a solver: it is counted all the same.
+        assert record.status in ("done", "diverged"), record.traceback
         assert record.cost is not None
         steps = record.cost.steps
         assert steps is not None

@@ -22,6 +22,7 @@ from bench.problems.digits import Digits
 from bench.problems.gaussian import Gaussian
 from bench.problems.mixture import Mixture2d
 from bench.problems.problem import Problem, problem_classes
+from pretrained import zoo
 from pretrained.data import dequantise, load_data
 from solvers.errors import UsageError
 from solvers.process import ReverseProcess
@@ -223,6 +224,14 @@ def test_frechet_distance_is_that_of_torch_fidelity_itself(digits: Digits) -> No
     assert whole["frechet_inception_distance"] > 0.01
 
 
+def test_features_are_those_of_the_middle_of_each_bin() -> None:
+    levels = load_data("digits", "test").values[:20]
+    network = zoo.load_features(EXTRACTOR).network
+    expected = network.features((levels.float() + 0.5) / 17).double()
+    assert torch.allclose(digit_features(levels), expected, atol=1e-4)
+    assert not torch.allclose(digit_features(levels), network.features(levels / 16).double(), atol=1e-2)
+
+
 def test_frechet_distance_is_the_squared_distance_of_gaussian_fits() -> None:
     a, b = normal(300, 4) @ normal(4, 4, seed=1), normal(300, 4, seed=2)
     assert frechet(a, b) == pytest.approx(gaussian_w2(a, b) ** 2, rel=1e-6)
@@ -324,6 +333,18 @@ def test_bits_per_dim_of_data_on_another_scale(white: Digits, monkeypatch: pytes
     wider = BitsPerDim().evaluate(row_of(white, "torchdiffeq")).value
     assert wider == pytest.approx(float(exact_bits(white, 0).mean()), abs=0.003)
     assert wider != pytest.approx(plain, abs=0.02)
+
+
+@pytest.mark.parametrize(("solver", "calls"), [("euler", 5), ("heun", 4)])
+def test_the_likelihood_solve_has_the_rows_budget(
+    white: Digits, monkeypatch: pytest.MonkeyPatch, solver: str, calls: int
+) -> None:
+    process = white.process()
+    monkeypatch.setattr(white, "process", lambda: process)
+    monkeypatch.setattr(likelihood, "_converged_bits", lambda *a: torch.zeros(IMAGES, dtype=torch.float64))
+    BitsPerDim().evaluate(outcome(white, torch.zeros(4, 1, 8, 8), solver, budget=5))
+    assert process.evaluations.calls == calls
+    assert process.evaluations.derivative_passes == calls, "one probe"
 
 
 def test_bits_per_dim_is_of_the_rows_own_solver_and_budget(white: Digits) -> None:
