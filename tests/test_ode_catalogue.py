@@ -255,6 +255,8 @@ def test_first_order_members_equal_ddim(sde_name: str, grid: str) -> None:
 EQUAL = [
     (("edm_heun", {}), ("heun", {}), "edm"),
     (("unipc", {"predictor_order": 2, "corrector": False}), ("dpmpp_2m", {}), "vp"),
+    (("unipc", {"predictor_order": 3, "variant": "vary_coeff", "corrector": False}), ("dpmpp_3m", {}), "cosine"),
+    (("unipc", {"predictor_order": 3, "corrector": False, **RK}), ("dpmpp_3m", RK), "vp"),
     (("lms", {}), ("ipndm", {}), "vp"),
     (("lms", {"order": 3}), ("deis", {"order": 3, "variant": "rhoab"}), "subvp"),
     # Where tau is the time itself, interpolation in t is interpolation in rho.
