@@ -83,10 +83,10 @@ class Unipc(FixedStepSolver):
     The prediction at x~_s corrects the step to s and serves the next step: 1 evaluation a step. The last state is the
     predictor's, whose one step of local error O(h^(p+1)) keeps the order.
 
-    Order p + 1 with the corrector, p without. Equals ``ddim`` for p = 1 and ``dpmpp_2m`` for p = 2 with bh2, both
-    without corrector. With ``start`` = ramp the order is p + 1 (p) before the limit and at most 3 (2) in it, because of
-    the first step; runge_kutta takes the first p - 1 steps by the one-step formula of one order less, as many
-    evaluations each.
+    Order p + 1 with the corrector, p without. Without corrector it equals ``ddim`` for p = 1, ``dpmpp_2m`` for p = 2
+    with bh2 and ``dpmpp_3m`` for p = 3 with vary_coeff. With ``start`` = ramp the order is p + 1 (p) before the limit
+    and at most 3 (2) in it, because of the first step; runge_kutta takes the first p - 1 steps by the one-step formula
+    of one order less, as many evaluations each.
 
     Reference: Zhao et al. 2023, UniPC, arXiv:2302.04867, alg. 5 to 8.
 
