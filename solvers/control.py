@@ -11,6 +11,7 @@ References: Hairer & Wanner 1996, Solving Ordinary Differential Equations II, se
 Appl. Numer. Math. 44, 139, sec. 3.4 (PID); Söderlind 2003, ACM Trans. Math. Softw. 29, 1.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -47,7 +48,7 @@ def check(key: str, rtol: float, atol: float, controller: Kind) -> None:
     Raises:
         UsageError: a tolerance that is not positive, or an unknown controller.
     """
-    if not (rtol > 0 and atol > 0):
+    if not (0 < rtol < math.inf and 0 < atol < math.inf):
         raise UsageError(key, "tolerances are positive", (rtol, atol), "E.g. 1e-3")
     if controller not in get_args(Kind):
         raise unknown_name(key, "controller", controller, get_args(Kind))

@@ -97,9 +97,10 @@ class FixedStepSolver(Solver):
         """One step from t to s; returns x_s and the new state. Nothing is kept on the solver."""
 
     def solve(self, process: ReverseProcess, x: Tensor, ts: Tensor, brownian: Brownian | None) -> Tensor:
-        x = process.constrain(x, float(ts[0]), brownian, "start")
+        times: list[float] = ts.tolist()
+        x = process.constrain(x, times[0], brownian, "start")
         state = self.init(process, x, ts)
-        for t, s in pairwise(ts.tolist()):
+        for t, s in pairwise(times):
             x, state = self.step(process, x, t, s, brownian, state)
             x = process.constrain(x, s, brownian, f"step to {s!r}")
         return x

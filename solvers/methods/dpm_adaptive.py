@@ -1,5 +1,6 @@
 """DPM-Solver with step control: embedded exponential pairs in log-SNR, every sample with its own steps."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -57,7 +58,7 @@ class DpmAdaptive(AdaptiveSolver):
         if self.order not in (2, 3):
             raise UsageError(self.key, "the pair is 12 (order 2) or 23 (order 3)", self.order, "Take 2 or 3")
         control.check(self.key, self.rtol, self.atol, "I")
-        if not self.h_init > 0:
+        if not 0 < self.h_init < math.inf:
             raise UsageError(self.key, "the first step is positive", self.h_init, "E.g. 0.05")
 
     def solve(self, process: ReverseProcess, x: Tensor, ts: Tensor, brownian: Brownian | None) -> Tensor:

@@ -1,5 +1,6 @@
 """Adaptive exponential Runge–Kutta in log-SNR on the denoised prediction, every sample with its own steps."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -62,7 +63,7 @@ class ExponentialRk(AdaptiveSolver):
 
     def __post_init__(self) -> None:
         control.check(self.key, self.rtol, self.atol, self.controller)
-        if not self.h_init > 0:
+        if not 0 < self.h_init < math.inf:
             raise UsageError(self.key, "the first step is positive", self.h_init, "E.g. 0.05")
 
     def solve(self, process: ReverseProcess, x: Tensor, ts: Tensor, brownian: Brownian | None) -> Tensor:

@@ -72,7 +72,7 @@ class Ggf(AdaptiveSolver):
         while len(rows := (t > end).nonzero()[:, 0]):
             s = (t - h).clamp(min=end)
             dw = brownian.dw(t, s)[rows]
-            x_s, u = _attempt(process, x[rows], t[rows], s[rows], dw)
+            x_s, u = _attempt(process.at(rows, len(x)), x[rows], t[rows], s[rows], dw)
             scale = self.rtol * torch.maximum(u.abs(), before[rows].abs())
             error = ((x_s - u) / scale.clamp(min=self.atol)).flatten(1).square().mean(1).sqrt().double()
             error = error.nan_to_num(nan=torch.inf)
