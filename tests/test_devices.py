@@ -1,14 +1,26 @@
-"""Solvers and noise on a CUDA device that need not exist: fake tensors refuse any mix of devices.
+"""Solvers and noise on a CUDA device that need not exist.
 
-Fake tensors have no values, so a solver whose step control looks at values stops there, and only there.
+A fake device refuses any mix with the host, and has shapes but no values. What lives on the host stays real, so that a
+solver runs to its end unless it looks at a value on the device. Those of fixed steps never do, since a GPU would be
+waited for at every step; a solver that chooses its steps has to.
 """
 
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
 import pytest
+import scipy.integrate
 import torch
 import torchdiffeq
-import torchsde
 from torch import Tensor
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
+from torch.utils._pytree import tree_leaves
 
 from bench.problems.gaussian import Gaussian
 from bench.problems.mixture import Mixture2d
@@ -18,33 +30,48 @@ from solvers.likelihood import exact_probes, log_density, rademacher
 from solvers.registry import get_solver, solver_names
 from solvers.solver import LAST_STEPS, LastStep, integrate
 
-# Solvers whose library looks at values: at the tolerances' errors, at the grid.
-LOOK_AT_VALUES = {"torchdiffeq", "torchsde"}
+FIXED = [name for name in solver_names() if not get_solver(name).adaptive]
+ADAPTIVE = [name for name in solver_names() if get_solver(name).adaptive]
 
 problems = pytest.mark.parametrize("problem", [Gaussian, Mixture2d], ids=lambda problem: problem.key)
 
 
+class FakeCuda(FakeTensorMode):
+    """Tensors on CUDA are fake, tensors on the host are what they are."""
+
+    def __init__(self) -> None:
+        super().__init__(allow_non_fake_inputs=True)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        on_host = torch.device(kwargs.get("device") or "cpu").type == "cpu"
+        if on_host and not any(isinstance(leaf, FakeTensor) for leaf in tree_leaves((args, kwargs))):
+            return func(*args, **kwargs)
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
 def solve(name: str, problem: type[Problem], last: LastStep = "keep") -> Tensor:
-    ts = make_grid("log_snr", problem().sde, 3)
-    with FakeTensorMode():
+    with FakeCuda():
         on_cuda = problem(device="cuda")
+        ts = make_grid("log_snr", on_cuda.sde, 3)
         x, brownian = on_cuda.prior(4, 0), on_cuda.brownian(4, 0)
         return integrate(get_solver(name), on_cuda.process(), x, ts, brownian, last)
 
 
-@problems
-@pytest.mark.parametrize("last", LAST_STEPS)
-@pytest.mark.parametrize("name", [name for name in solver_names() if name not in LOOK_AT_VALUES])
-def test_a_solve_stays_on_its_device(name: str, problem: type[Problem], last: LastStep):
+CASES = [(name, Mixture2d, "keep") for name in FIXED]
+CASES += [("euler_maruyama", Gaussian, last) for last in LAST_STEPS]
+
+
+@pytest.mark.parametrize(("name", "problem", "last"), CASES)
+def test_fixed_steps_stay_on_the_device_and_never_wait_for_it(name: str, problem: type[Problem], last: LastStep):
     x = solve(name, problem, last)
     assert (x.device.type, x.dtype, len(x)) == ("cuda", torch.float64, 4)
 
 
-@problems
-@pytest.mark.parametrize("name", sorted(LOOK_AT_VALUES))
-def test_a_solver_that_looks_at_values_stops_there_and_nowhere_else(name: str, problem: type[Problem]):
-    with pytest.raises(DataDependentOutputException):
-        solve(name, problem)
+@pytest.mark.parametrize("name", [name for name in ADAPTIVE if name != "scipy_rk45"])
+def test_adaptive_steps_stay_on_the_device_up_to_their_control(name: str):
+    with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
+        solve(name, Mixture2d)
 
 
 @problems
@@ -58,29 +85,37 @@ def test_what_torchdiffeq_calls_stays_on_the_device(problem: type[Problem], monk
 
 
 @problems
-def test_what_torchsde_calls_stays_on_the_device(problem: type[Problem], monkeypatch: pytest.MonkeyPatch):
-    def sdeint(sde, y: Tensor, index: Tensor, *, bm, **settings) -> Tensor:
-        assert bm.device == y.device
-        return torch.stack([y, y + sde.f(0.0, y) + sde.g(0.0, y) * bm(0.0, 1.0)])
+def test_what_scipy_calls_stays_on_the_device(problem: type[Problem], monkeypatch: pytest.MonkeyPatch):
+    """Its states are on the host by design; the network's are not."""
 
-    monkeypatch.setattr(torchsde, "sdeint", sdeint)
-    assert solve("torchsde", problem).device.type == "cuda"
+    def solve_ivp(velocity, span, flat, **settings) -> SimpleNamespace:
+        y = np.zeros(len(flat))
+        assert velocity(span[0], y).shape == y.shape
+        return SimpleNamespace(success=True, y=y[:, None])
+
+    monkeypatch.setattr(scipy.integrate, "solve_ivp", solve_ivp)
+    assert solve("scipy_rk45", problem).device.type == "cuda"
 
 
-def test_likelihood_stays_on_the_device():
+@pytest.mark.parametrize("name", ["heun", "dpmpp_2m"])
+def test_likelihood_stays_on_the_device(name: str):
     """On the Gaussian: torch's fake tensors cannot differentiate the mixture's views forwards."""
-    sde = Gaussian().sde
-    ts = make_grid("log_snr", sde, 3, sde.t_min_likelihood, sde.t_max)
-    with FakeTensorMode():
+    with FakeCuda():
         on_cuda = Gaussian(device="cuda")
+        sde = on_cuda.sde
+        ts = make_grid("log_snr", sde, 3, sde.t_min_likelihood, sde.t_max)
         x = on_cuda.prior(4, 0)
         for probes in (exact_probes(x), rademacher(on_cuda.normals(4, 0).normal("probe"))):
-            assert log_density(get_solver("heun"), on_cuda.process(), x, ts, probes).device.type == "cuda"
+            assert log_density(get_solver(name), on_cuda.process(), x, ts, probes).device.type == "cuda"
 
 
-def test_the_check_sees_a_mix():
-    with FakeTensorMode():
+def test_the_check_sees_a_mix_and_a_look():
+    with FakeCuda():
         problem = Gaussian(device="cuda")
+        x = problem.prior(4, 0)
+        with pytest.raises(DataDependentOutputException):
+            float(x[0, 0])
         problem.mean = torch.zeros(8, dtype=torch.float64)
-        with pytest.raises(RuntimeError, match="device"):
-            problem.process().velocity(problem.prior(4, 0), 0.5)
+        assert not isinstance(problem.mean, FakeTensor)
+        with pytest.raises(RuntimeError, match="same device"):
+            problem.process().velocity(x, 0.5)

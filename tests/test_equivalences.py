@@ -18,8 +18,8 @@ from solvers.registry import get_solver, solver_names
 from solvers.sde import SDES, VP
 from solvers.solver import FixedStepSolver, integrate
 
-# Registered solvers that are the same method.
-EQUAL = {frozenset({"euler_maruyama", "torchsde"})}
+# Registered solvers that are the same method as they stand on the menu.
+EQUAL = {frozenset({"euler_maruyama", "torchsde"}), frozenset({"ipndm", "lms"})}
 
 
 def samples(problem: Problem, name: str, steps: int = 10, n: int = 20, **settings) -> Tensor:

@@ -56,15 +56,19 @@ def test_the_problems_score_is_the_exact_one():
 def test_every_evaluation_is_counted():
     problem = Gaussian()
     process, x = problem.process(), problem.prior(5, 0)
+
+    def counted() -> tuple[int, int, int]:
+        return process.evaluations.calls, process.evaluations.rows, process.evaluations.derivative_passes
+
     for calls, kind in enumerate(PARAMETRISATIONS, start=1):
         getattr(process, kind)(x, 0.5)
-        assert process.evaluations == Evaluations(calls, 5 * calls, 0)
+        assert counted() == (calls, 5 * calls, 0)
     process.score(x[:2], torch.full((2,), 0.5))
-    assert process.evaluations == Evaluations(5, 22, 0)
+    assert counted() == (5, 22, 0)
     process.score_and_divergence(x, 0.5, exact_probes(x))
-    assert process.evaluations == Evaluations(6, 27, 8)
+    assert counted() == (6, 27, 8)
     process.score_and_divergence(x, 0.5, exact_probes(x)[:1])
-    assert process.evaluations == Evaluations(7, 32, 9)
+    assert counted() == (7, 32, 9)
     assert problem.process().evaluations == Evaluations()
 
 
