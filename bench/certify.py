@@ -30,7 +30,8 @@ from solvers.solver import FixedStepSolver, LastStep, integrate
 Verdict = Literal["pass", "fail", "unresolved"]
 
 GRID = "karras"
-STEPS = (32, 64, 128, 256, 512, 1024)
+STEPS = (32, 64, 128, 256, 512, 1024, 2048)
+LAW_STEPS = STEPS[:-1]
 COUPLED_STEPS = (16, 32, 64, 128)
 LEVELS = 3
 SLACK_ODE, SLACK_LAW = 0.2, 0.3
@@ -70,9 +71,9 @@ def order(solver: FixedStepSolver, problem: FlowProblem, seed: int = 0) -> Order
     if declared is None:
         raise UsageError("order", f"{solver.key} declares no order of convergence", solver.settings)
     if not solver.stochastic:
-        return _judged(declared, SLACK_ODE, ode_errors(solver, problem, STEPS, seed), problem.flow_precision)
+        return _judged(declared, SLACK_ODE, STEPS, ode_errors(solver, problem, STEPS, seed), problem.flow_precision)
     if isinstance(problem, Gaussian):
-        return _judged(declared, SLACK_LAW, law_errors(solver, problem, STEPS), problem.flow_precision)
+        return _judged(declared, SLACK_LAW, LAW_STEPS, law_errors(solver, problem, LAW_STEPS), problem.flow_precision)
     return _simulated(declared, SLACK_LAW, coupled_differences(solver, problem, COUPLED_STEPS, seed), seed)
 
 
@@ -140,15 +141,15 @@ def _slope(steps: Tensor, errors: Tensor, weights: Tensor) -> float:
     return float((weights * u * errors.log()).sum() / (weights * u.square()).sum())
 
 
-def _judged(declared: int, slack: float, errors: Sequence[float], precision: float) -> Order:
+def _judged(declared: int, slack: float, steps: tuple[int, ...], errors: Sequence[float], precision: float) -> Order:
     """The order from errors that have no sampling error; one that is not finite fails."""
-    finest = [(n, e) for n, e in zip(STEPS, errors, strict=True) if not e <= precision][-LEVELS:]
-    report = Order(declared, STEPS, tuple(errors), math.nan, "unresolved")
+    finest = [(n, e) for n, e in zip(steps, errors, strict=True) if not e <= precision][-LEVELS:]
+    report = Order(declared, steps, tuple(errors), math.nan, "unresolved")
     if len(finest) < LEVELS:
         return report
-    steps, resolved = torch.tensor(finest, dtype=torch.float64).T
-    even = torch.ones_like(steps)
-    slope, last = _slope(steps, resolved, even), _slope(steps[-2:], resolved[-2:], even[-2:])
+    levels, resolved = torch.tensor(finest, dtype=torch.float64).T
+    even = torch.ones_like(levels)
+    slope, last = _slope(levels, resolved, even), _slope(levels[-2:], resolved[-2:], even[-2:])
     verdict: Verdict = "pass" if slope >= declared - slack and last >= declared - slack else "fail"
     return replace(report, slope=slope, verdict=verdict)
 

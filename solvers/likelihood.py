@@ -6,10 +6,12 @@ the flow's own form, with the score alpha div score:
 
     dy/dt = f y - g^2/2 (alpha div score).
 
-A solver that only knows ``score | noise | denoised | velocity`` therefore integrates state and log-determinant
-together, exponential multistep methods and adaptive ones included, each at its own order. From t_min up to t_max
+A solver that only knows ``score | noise | denoised`` therefore integrates state and log-determinant together, each at
+its own order, exponential multistep methods included. A solver that takes the ``velocity`` of x has no use for that
+form, in which an error of y counts 1/alpha(t_max) times: for it the coordinate is L = log |dx_t / dx_tmin| itself,
+with dL/dt = div velocity. From t_min up to t_max
 
-    log p(x_tmin) = log p_prior(x_tmax) + D log(alpha(t_max)/alpha(t_min)) + y(t_max)/alpha(t_max).
+    log p(x_tmin) = log p_prior(x_tmax) + L,    L = D log(alpha(t_max)/alpha(t_min)) + y(t_max)/alpha(t_max).
 
 References: Chen et al. 2018, arXiv:1806.07366; Grathwohl et al. 2019, arXiv:1810.01367 (Hutchinson's estimator, one
 probe for the whole solve); Song et al. 2021, arXiv:2011.13456, sec. 4.3.
@@ -24,13 +26,17 @@ from torch import Tensor
 
 from solvers.errors import UsageError
 from solvers.process import ReverseProcess
+from solvers.sde import expand
 from solvers.solver import Solver, integrate
 
 LogDensity = Callable[[Tensor], Tensor]
 
 
 class LogDetProcess(ReverseProcess):
-    """The process of the pair (x, y), flattened to (n, D + 1); see the module's text.
+    """The process of the pair (x, y) or (x, L), flattened to (n, D + 1); see the module's text.
+
+    Raises:
+        UsageError: a solver asks for the velocity and for another prediction, whose last coordinates differ.
 
     Args:
         process: the process of x; its evaluations are counted there.
@@ -44,6 +50,24 @@ class LogDetProcess(ReverseProcess):
         self._inner = process
         self._shape = shape
         self._probes = probes
+        # Shared by the parts of the batch.
+        self._asked: set[bool] = set()
+
+    def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """Drift of x and its divergence, (n, D + 1)."""
+        score, divergence = self._score(x, t, plain=True)
+        drift = self.sde.drift_coefficient(t)
+        half = self.sde.diffusion_squared(t) / 2
+        velocity = expand(drift, x) * x[:, :-1] - expand(half, score) * score
+        trace = expand(drift, divergence) * score.shape[1] - expand(half, divergence) * divergence
+        return torch.cat([velocity, trace[:, None].to(x.dtype)], 1)
+
+    def log_det(self, pair: Tensor, start: float, end: float) -> Tensor:
+        """L of the pairs at the end of a solve, (n,)."""
+        if self._asked == {True}:
+            return pair[:, -1]
+        alpha = self.sde.alpha(end)
+        return pair[:, -1] / alpha + (pair.shape[1] - 1) * math.log(alpha / self.sde.alpha(start))
 
     def at(self, rows: Tensor, n: int) -> Self:
         """The process for a part of the batch, its probes those of these samples."""
@@ -53,9 +77,19 @@ class LogDetProcess(ReverseProcess):
         return part
 
     def _evaluate(self, x: Tensor, t: float | Tensor) -> Tensor:
+        score, divergence = self._score(x, t, plain=False)
+        return torch.cat([score, (self.sde.alpha(t) * divergence)[:, None].to(x.dtype)], 1)
+
+    def _score(self, x: Tensor, t: float | Tensor, plain: bool) -> tuple[Tensor, Tensor]:
+        """Score of x, (n, D), and its divergence, (n,)."""
+        self._asked.add(plain)
+        if len(self._asked) > 1:
+            raise UsageError(
+                "log_density", "a solver takes the velocity or other predictions, not both", None, "Take one"
+            )
         state = x[:, :-1].reshape(-1, *self._shape)
         score, divergence = self._inner.score_and_divergence(state, t, self._probes)
-        return torch.cat([score.flatten(1), (self.sde.alpha(t) * divergence)[:, None].to(x.dtype)], 1)
+        return score.flatten(1), divergence
 
 
 def rademacher(unit: Tensor) -> Tensor:
@@ -99,10 +133,9 @@ def log_density(
         raise UsageError("log_density", "the grid runs from t_min up to t_max", times, "Reverse it")
     sde = process.sde
     pair = torch.cat([x.flatten(1), x.new_zeros(len(x), 1)], 1)
-    pair = integrate(solver, LogDetProcess(process, x.shape[1:], probes), pair, ts)
-    x_end, log_det = pair[:, :-1].reshape(x.shape), pair[:, -1] / sde.alpha(end)
-    log_det = log_det + x[0].numel() * math.log(sde.alpha(end) / sde.alpha(start))
-    result: Tensor = (terminal or sde.prior_log_prob)(x_end) + log_det
+    joint = LogDetProcess(process, x.shape[1:], probes)
+    pair = integrate(solver, joint, pair, ts)
+    result: Tensor = (terminal or sde.prior_log_prob)(pair[:, :-1].reshape(x.shape)) + joint.log_det(pair, start, end)
     return result
 
 

@@ -27,6 +27,8 @@ from solvers.registry import get_solver
 from solvers.sde import SDES, VP, get_sde
 from solvers.solver import AdaptiveSolver, FixedStepSolver, Solver, integrate
 
+pytestmark = pytest.mark.slow
+
 # Solver, settings, order that is measured, finest level (coarsest of those at which the claim holds everywhere).
 RK: dict[str, Any] = {"start": "runge_kutta"}
 ORDERS: list[tuple[str, dict[str, Any], int, int]] = [

@@ -20,6 +20,8 @@ from solvers.registry import get_solver
 from solvers.sde import EDM, SDES, VE, VP, ForwardSDE, RectifiedFlow, SubVP
 from solvers.solver import FixedStepSolver, integrate
 
+pytestmark = pytest.mark.slow
+
 CERTIFIED: list[ForwardSDE] = [VP(), SubVP(), VE(), EDM()]
 
 # Settings, normals a step, levels.
