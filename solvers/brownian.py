@@ -2,7 +2,7 @@
 
 The path is Levy's construction on a fixed tree of cells, from addressed normals Z: every value is a pure function of
 (seed, sample index, time). [0, t_max] is halved towards 0 into octaves, because the grids of diffusion models refine
-there; each octave is then halved ``levels`` times. From an octave's right end, at time T, to its left end W is halved
+there; each octave is then halved again and again. From an octave's right end, at time T, to its left end W is halved
 and gets sqrt(T)/2 Z; inside it is the straight line plus, for each cell of width w in which t lies at the fraction v,
 
     sqrt(w) min(v, 1 - v) Z          (Schauder function: the bridge's midpoint has variance w/4)
@@ -23,6 +23,10 @@ from solvers.normals import WEYL, Normals, key_of
 
 # The path refines towards 0 by this many octaves: down to t_max / 2^26, 1.5e-8 of the whole.
 OCTAVES = 26
+# Halvings of an octave for one time of all samples, which the longest grid needs, and for a time a sample: adaptive
+# solvers come down to steps of 1e-7.
+LEVELS = 14
+FINE_LEVELS = 30
 
 
 class Brownian(Protocol):
@@ -35,31 +39,41 @@ class Brownian(Protocol):
         """Unit normals apart from the path, one draw a stream name, shape (n, ...)."""
 
 
+class _Tree:
+    """The cells of an octave, halved ``levels`` times: a row for each level and one for the smallest cells."""
+
+    def __init__(self, levels: int, device: torch.device) -> None:
+        level = torch.arange(levels + 1, device=device)
+        self.levels = levels
+        self.shift = (levels - level)[:, None, None, None]
+        self.salt = ((level << 48) * WEYL + key_of("path"))[:, None, None, None]
+        # Smallest cells in a cell of each level; its Schauder function's scale, in the square root of an octave.
+        self.cells = torch.exp2((levels - level).double())
+        self.scale = torch.exp2(-level.double() / 2) / self.cells
+
+
 class BrownianPath:
     """One Brownian path per sample on [0, t_max], exact in law at any times, asked for in any order.
 
     Memory is O(n) whatever the number of steps. A query of one time for all samples keeps the normals of the cells it
     shares with the last query, so a decreasing sequence costs about ``levels - log2(steps per octave)`` draws a step.
 
-    The law is exact for every set of times no two of which lie in one smallest cell (2^-levels of an octave). An
-    increment inside one cell is not resolved and is refused.
+    The law is exact for every set of times no two of which lie in one smallest cell: 2^-levels of an octave for
+    numbers, 2^-FINE_LEVELS for times a sample, the same path looked at more closely. An increment inside one cell is
+    not resolved and is refused.
 
     Args:
         normals: the addressed normals; their seed and sample indices make the path.
         t_max: right end of the path.
-        levels: halvings of an octave.
+        levels: halvings of an octave for numbers.
     """
 
-    def __init__(self, normals: Normals, t_max: float, levels: int = 14) -> None:
+    def __init__(self, normals: Normals, t_max: float, levels: int = LEVELS) -> None:
         self._normals = normals
         self._t_max = t_max
         self._levels = levels
-        level = torch.arange(levels + 1, device=normals.device)
-        self._shift = (levels - level)[:, None, None, None]
-        self._salt = ((level << 48) * WEYL + key_of("path"))[:, None, None, None]
-        # Smallest cells in a cell of each level; scale of its Schauder function there, in the square root of an octave.
-        self._cells = torch.exp2((levels - level).double())
-        self._scale = torch.exp2(-level.double() / 2) / self._cells
+        self._tree = _Tree(levels, normals.device)
+        self._fine = _Tree(max(levels, FINE_LEVELS), normals.device)
         self._ends: list[Tensor] = []
         # Normals of the cells that contain the last time, (n dim, levels + 1).
         self._inner: Tensor | None = None
@@ -74,10 +88,13 @@ class BrownianPath:
         """W(t) - W(s), variance t - s, shape (n, ...); numbers, or tensors of one time per sample.
 
         Raises:
-            UsageError: a time outside [0, t_max], or two different times in one smallest cell (checked for numbers).
+            UsageError: a time outside [0, t_max], or two different times in one smallest cell. Values of tensors are not
+                looked at: there the increment is NaN.
         """
         if isinstance(t, Tensor) or isinstance(s, Tensor):
-            return self._per_sample(t) - self._per_sample(s)
+            (w_t, cell_t), (w_s, cell_s) = self._per_sample(t), self._per_sample(s)
+            unresolved = (cell_t == cell_s) & (t != s)
+            return (w_t - w_s).masked_fill(unresolved.reshape(-1, *(1,) * (w_t.ndim - 1)), math.nan)
         place_t, place_s = self._locate(t), self._locate(s)
         if t != s and place_t[:2] == place_s[:2]:
             raise UsageError("BrownianPath", "an increment must span more than a smallest cell", (t, s), "Raise levels")
@@ -112,15 +129,15 @@ class BrownianPath:
             return self._last[1]
         known = self._levels + 1 - (self._cell[1] ^ cell).bit_length() if octave == self._cell[0] else 0
         # A cell's address: its level, and its number among all octaves' cells of that level.
-        number = torch.bitwise_right_shift((octave + 1 << self._levels) | cell, self._shift[known:])
-        new = self._normals.pairs(torch.add(self._salt[known:], number, alpha=WEYL))
+        number = torch.bitwise_right_shift((octave + 1 << self._levels) | cell, self._tree.shift[known:])
+        new = self._normals.pairs(torch.add(self._tree.salt[known:], number, alpha=WEYL))
         if self._inner is None:
             self._inner = new.flatten(1).T
         else:
             self._inner.T[known:] = new.flatten(1)
         self._cell = octave, cell
-        inside = torch.remainder(position, self._cells)
-        weights = torch.minimum(inside, self._cells - inside).mul_(self._scale)
+        inside = torch.remainder(position, self._tree.cells)
+        weights = torch.minimum(inside, self._tree.cells - inside).mul_(self._tree.scale)
         v = position - cell
         weights[-1] = math.sqrt(max(v * (1 - v), 0.0) / 2**self._levels)
         line = torch.lerp(self._end(octave + 1), self._end(octave), position / 2**self._levels)
@@ -129,30 +146,30 @@ class BrownianPath:
         self._last = t, self._normals.arrange(value.view(new.shape[1:]))
         return self._last[1]
 
-    def _per_sample(self, t: Tensor | float) -> Tensor:
-        """W at one time per sample."""
-        n = self._normals.shape[0]
+    def _per_sample(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """W at one time per sample, and the number of its smallest cell, (n,)."""
+        n, tree = self._normals.shape[0], self._fine
         ratio = torch.as_tensor(t, dtype=torch.float64, device=self._normals.device).expand(n) / self._t_max
+        ratio = ratio.masked_fill((ratio < 0) | (ratio > 1), math.nan)
         octave = (-torch.frexp(ratio).exponent.long()).clamp(0, OCTAVES)
         octave = torch.where(ratio > 0, octave, OCTAVES)
-        last = octave == OCTAVES
-        fraction = torch.where(last, ratio * 2.0**OCTAVES, ratio * torch.exp2(octave.double() + 1) - 1)
-        width = self._t_max * torch.exp2(-(octave + 1).clamp(max=OCTAVES).double())
-        position = fraction * 2**self._levels
-        cell = position.long().clamp(max=2**self._levels - 1)
-        number = (octave + 1 << self._levels | cell)[:, None, None] >> self._shift
-        inner = self._normals.pairs(self._salt + number * WEYL)
-        inside = torch.remainder(position, self._cells[:, None])
-        weights = torch.minimum(inside, self._cells[:, None] - inside) * self._scale[:, None]
+        scale = torch.exp2((octave + 1).clamp(max=OCTAVES).double())
+        fraction = ratio * scale - (octave < OCTAVES).double()
+        position = fraction * 2**tree.levels
+        cell = position.long().clamp(max=2**tree.levels - 1)
+        number = (octave + 1 << tree.levels) | cell
+        inner = self._normals.pairs(tree.salt + (number[:, None, None] >> tree.shift) * WEYL)
+        inside = torch.remainder(position, tree.cells[:, None])
+        weights = torch.minimum(inside, tree.cells[:, None] - inside) * tree.scale[:, None]
         v = position - cell
-        weights[-1] = (v * (1 - v) / 2**self._levels).sqrt()
-        weights = (weights * width.sqrt()).to(inner.dtype)
+        weights[-1] = (v * (1 - v) / 2**tree.levels).sqrt()
+        weights = (weights * (self._t_max / scale).sqrt()).to(inner.dtype)
         self._end(OCTAVES + 1)
         ends = torch.stack(self._ends).view(-1, *inner.shape[1:])
         sample = torch.arange(n, device=ratio.device)
         upper, lower = ends[octave, :, sample].transpose(0, 1), ends[octave + 1, :, sample].transpose(0, 1)
         line = torch.lerp(lower, upper, fraction.to(lower.dtype)[:, None])
-        return self._normals.arrange(line + (weights[:, None, :, None] * inner).sum(0))
+        return self._normals.arrange(line + (weights[:, None, :, None] * inner).sum(0)), number
 
 
 class Tape:

@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from solvers.brownian import OCTAVES, BrownianPath, StoppedPath, Tape, UnitProbes
+from solvers.brownian import FINE_LEVELS, LEVELS, OCTAVES, BrownianPath, StoppedPath, Tape, UnitProbes
 from solvers.errors import UsageError
 from solvers.normals import Normals
 
@@ -48,7 +48,7 @@ def test_increments_over_disjoint_intervals_are_independent_unit_normals(t_max: 
 
 
 def test_per_sample_increments_have_the_law():
-    n = 100_000
+    n = 50_000
     t = torch.rand(n, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     source = path(n, 1)
     z = torch.stack([source.dw(t, 0.6 * t)[:, 0] / (0.4 * t).sqrt(), source.dw(0.6 * t, 0.0)[:, 0] / (0.6 * t).sqrt()])
@@ -119,9 +119,22 @@ def test_large_batches_are_made_in_blocks_of_the_same_numbers():
 @pytest.mark.parametrize("t_max", [1.0, 80.0, 0.999])
 def test_one_time_a_sample_is_the_same_path(t_max: float):
     times = [t_max * r for r in RATIOS]
-    one_by_one = torch.stack([path(t_max=t_max).dw(t, 0.0)[i] for i, t in enumerate(times)])
     at_once = path(len(times), t_max=t_max).dw(torch.tensor(times, dtype=torch.float64), 0.0)
-    assert torch.allclose(at_once, one_by_one, rtol=0, atol=1e-13 * math.sqrt(t_max))
+    normals = Normals(0, (len(times), 3), dtype=torch.float64)
+    for levels, tolerance in ((FINE_LEVELS, 1e-13), (LEVELS, 4.5 * 2 ** (-(LEVELS + 1) / 2))):
+        source = BrownianPath(normals, t_max, levels)
+        one_by_one = torch.stack([source.dw(t, 0.0)[i] for i, t in enumerate(times)])
+        assert torch.allclose(at_once, one_by_one, rtol=0, atol=tolerance * math.sqrt(t_max))
+
+
+@pytest.mark.parametrize("step", [1e-3, 1e-5, 1e-7])
+def test_the_short_steps_of_adaptive_solvers_have_the_law(step: float):
+    n = 100_000
+    t = 0.5 + 0.5 * torch.rand(n, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    source, m, s = path(n, 1), t - step / 3, t - step
+    z = torch.stack([source.dw(t, m)[:, 0] / (t - m).sqrt(), source.dw(m, s)[:, 0] / (m - s).sqrt()])
+    assert (z.square().mean(1) - 1).abs().max() < 4.5 * math.sqrt(2 / n)
+    assert (z[0] * z[1]).mean().abs() < 4.5 / math.sqrt(n)
 
 
 def test_both_types_get_the_same_numbers():
@@ -153,6 +166,13 @@ def test_an_increment_inside_a_smallest_cell_is_refused(t: float, s: float):
         path().dw(t, s)
     fine = BrownianPath(Normals(0, (4, 1), dtype=torch.float64), 1.0, levels=30)
     assert fine.dw(t, s).abs().max() > 0
+
+
+def test_one_inside_a_smallest_cell_of_the_fine_tree_is_nan():
+    t = torch.tensor([0.7, 0.7, 0.7], dtype=torch.float64)
+    dw = path(3).dw(t, t - torch.tensor([1e-8, 1e-11, 0.0], dtype=torch.float64))
+    assert dw.isnan().all(1).tolist() == [False, True, False]
+    assert dw[2].abs().max() == 0
 
 
 @pytest.mark.parametrize(("t", "s"), [(1.0001, 0.5), (0.5, -1e-9), (math.nan, 0.5)])
