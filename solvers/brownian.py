@@ -88,8 +88,8 @@ class BrownianPath:
         """W(t) - W(s), variance t - s, shape (n, ...); numbers, or tensors of one time per sample.
 
         Raises:
-            UsageError: a time outside [0, t_max], or two different times in one smallest cell. Values of tensors are not
-                looked at: there the increment is NaN.
+            UsageError: a time outside [0, t_max], or two different times in one smallest cell. The values of tensors
+                are not looked at: there the increment is NaN.
         """
         if isinstance(t, Tensor) or isinstance(s, Tensor):
             (w_t, cell_t), (w_s, cell_s) = self._per_sample(t), self._per_sample(s)
