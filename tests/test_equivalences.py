@@ -68,6 +68,18 @@ def test_on_ve_euler_is_ddim_in_sigma():
     assert same(problem, samples(problem, "euler"), samples(problem, "ddim"))
 
 
+@every_sde
+def test_reverse_diffusion_mirrors_the_forward_chain(problem: Problem):
+    """x_t = a x_s + b z forwards; backwards x_s = x_t - (a - 1) x_t + b^2 score + b z (Song et al. 2021, eq. 46)."""
+    sde, x, brownian = problem.sde, problem.prior(20, 0), problem.brownian(20, 0)
+    t, s = make_grid("log_snr", sde, 1).tolist()
+    a = sde.alpha(t) / sde.alpha(s)
+    b = math.sqrt(sde.sigma(t) ** 2 - a**2 * sde.sigma(s) ** 2)
+    z = brownian.dw(t, s) / math.sqrt(t - s)
+    expected = x - (a - 1) * x + b**2 * problem.process().score(x, t) + b * z
+    assert same(problem, samples(problem, "reverse_diffusion", steps=1), expected)
+
+
 def test_no_two_solvers_are_the_same():
     problem, budget = Mixture2d(), 20
     results = {}

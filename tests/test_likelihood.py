@@ -1,6 +1,7 @@
 """Likelihood against exact densities: the converged solve, each solver's order, Hutchinson's estimator, bits/dim."""
 
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -59,6 +60,19 @@ def test_each_ode_solver_converges_to_it(name: str):
     else:
         coarse, fine = (misses(get_solver(name, rtol=tol, atol=tol), problem) for tol in (1e-3, 1e-6))
         assert fine < min(coarse / 20, 2e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "steps"), [("torchdiffeq", {"rtol": 1e-8, "atol": 1e-8}, 1), ("dpm_solver", {}, 200)]
+)
+def test_the_density_of_states_at_any_time(name: str, settings: dict[str, float], steps: int):
+    """Far from t = 0, where alpha is not 1: a solver that takes the velocity, and one that does not."""
+    problem = Gaussian()
+    x = problem.marginal_sample(0.3, problem.normals(10, 0), "x")
+    ts = make_grid("karras", problem.sde, steps, 0.3, problem.sde.t_max)
+    terminal = partial(problem.log_density, t=problem.sde.t_max)
+    got = log_density(get_solver(name, **settings), problem.process(), x, ts, exact_probes(x), terminal)
+    assert torch.allclose(got, problem.log_density(x, 0.3), rtol=0, atol=1e-4)
 
 
 def test_the_prior_is_the_terminal_density_unless_given():

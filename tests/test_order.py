@@ -182,6 +182,14 @@ def test_too_much_sampling_error_decides_nothing():
     assert certify._simulated(1, 0.3, levels + noise * 10, 0).verdict == "unresolved"
 
 
+def test_a_level_within_its_sampling_error_is_left_out(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(certify, "COUPLED_STEPS", (16, 32, 64, 128, 256))
+    noise = torch.randn(4, 1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    levels = torch.tensor([[0.4], [0.2], [0.1], [1e-4]], dtype=torch.float64)
+    result = certify._simulated(1, 0.3, levels + noise * 0.05, 0)
+    assert (result.slope, result.verdict) == (pytest.approx(1.0, abs=0.05), "pass")
+
+
 def test_levels_below_the_precision_are_left_out():
     errors = [8.0, 4.0, 2.0, 1.0, 0.9, 0.8]
     above = certify._judged(1, 0.2, certify.LAW_STEPS, errors, 0.95)
