@@ -14,6 +14,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, Self, get_args
 
 import torch
@@ -167,7 +168,7 @@ class ReverseProcess:
             raw = raws[0]
         self.evaluations.count(len(x), self._part)
         self.evaluations.derivative_passes += len(probes)
-        a, b = self._affine(self.parametrisation, t)
+        a, b = affine(self.sde, self.parametrisation, t)
         quadratic = (probes * tangents).flatten(2).sum(2).mean(0)
         square = probes.square().flatten(2).sum(2).mean(0)
         return expand(a, x) * x + expand(b, x) * raw, expand(a, square) * square + expand(b, quadratic) * quadratic
@@ -181,25 +182,36 @@ class ReverseProcess:
         self.evaluations.count(x.shape[0], self._part)
         return self.network(x, self._times(x, t))
 
-    def _affine(self, kind: Parametrisation, t: Time) -> tuple[Any, Any]:
-        """(A, B) with score = A x + B prediction."""
-        if kind == "score":
-            return 0.0, 1.0
-        sde = self.sde
-        if kind == "velocity":
-            b = -2 / sde.diffusion_squared(t)
-            return -b * sde.drift_coefficient(t), b
-        sigma = sde.sigma(t)
-        if kind == "noise":
-            return 0.0, -1 / sigma
-        return -1 / sigma**2, sde.alpha(t) / sigma**2
-
     def _predict(self, kind: Parametrisation, x: Tensor, t: float | Tensor) -> Tensor:
         raw = self._evaluate(x, t)
         if kind == self.parametrisation:
             return raw
-        a, b = self._affine(self.parametrisation, t)
-        a_new, b_new = self._affine(kind, t)
-        result: Tensor = raw * expand(b / b_new, x)
-        # Score and noise, both with A = 0, differ by a factor only.
-        return result if a is a_new else result + x * expand((a - a_new) / b_new, x)
+        if isinstance(t, Tensor):
+            scale, shift = conversion(self.sde, self.parametrisation, kind, t)
+            result: Tensor = raw * expand(scale, x)
+            return result if shift is None else torch.addcmul(result, expand(shift, x), x)
+        scale, shift = _known_conversion(self.sde, self.parametrisation, kind, t)
+        return raw * scale if shift is None else torch.add(raw * scale, x, alpha=shift)
+
+
+def affine(sde: ForwardSDE, kind: Parametrisation, t: Time) -> tuple[Any, Any]:
+    """(A, B) with score = A x + B prediction."""
+    if kind == "score":
+        return 0.0, 1.0
+    if kind == "velocity":
+        b = -2 / sde.diffusion_squared(t)
+        return -b * sde.drift_coefficient(t), b
+    sigma = sde.sigma(t)
+    if kind == "noise":
+        return 0.0, -1 / sigma
+    return -1 / sigma**2, sde.alpha(t) / sigma**2
+
+
+def conversion(sde: ForwardSDE, given: Parametrisation, wanted: Parametrisation, t: Time) -> tuple[Any, Any]:
+    """(scale, shift) with wanted = scale given + shift x; no shift between score and noise, both with A = 0."""
+    (a, b), (a_new, b_new) = affine(sde, given, t), affine(sde, wanted, t)
+    return b / b_new, None if a is a_new else (a - a_new) / b_new
+
+
+# Solves on the same grid ask for the same coefficients again.
+_known_conversion = lru_cache(maxsize=1 << 14)(conversion)

@@ -2,13 +2,24 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from torch import Tensor
 
+from solvers.methods._exponential import combine
 from solvers.methods._song import Affine, Chain, Discretisation, SongPredictor
 from solvers.process import ReverseProcess
 from solvers.registry import register
+from solvers.sde import ForwardSDE
+
+
+@lru_cache(maxsize=1 << 14)
+def _coefficients(sde: ForwardSDE, t: float, s: float) -> tuple[float, float, float]:
+    """x_s = a x + b noise + std dw."""
+    ratio, b2 = sde.transition(t, s)
+    sigma_t = sde.sigma(t)
+    return 1 / ratio, -b2 / (ratio * sigma_t), math.sqrt(b2 / (t - s)) * sde.sigma(s) / sigma_t
 
 
 @register
@@ -41,11 +52,8 @@ class Ancestral(SongPredictor):
     def step(
         self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any
     ) -> tuple[Tensor, Any]:
-        sde = process.sde
-        a, b2 = sde.transition(t, s)
-        mean = (x + b2 * process.score(x, t)) / a
-        std = math.sqrt(b2) * sde.sigma(s) / sde.sigma(t)
-        return mean + std / math.sqrt(t - s) * brownian.dw(t, s), state
+        a, b, std = _coefficients(process.sde, t, s)
+        return combine(a, x, (b, std), (process.noise(x, t), brownian.dw(t, s))), state
 
     def song(self, chain: Chain, t: float) -> Affine:
         return chain.posterior(t)

@@ -2,14 +2,27 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from solvers.errors import UsageError
+from solvers.methods._exponential import combine
 from solvers.process import ReverseProcess
 from solvers.registry import register
+from solvers.sde import ForwardSDE
 from solvers.solver import FixedStepSolver
+
+
+@lru_cache(maxsize=1 << 14)
+def _coefficients(sde: ForwardSDE, t: float, s: float, eta: float) -> tuple[float, float, float]:
+    """x_s = a x + b noise + std dw."""
+    sigma_t, sigma_s = sde.sigma(t), sde.sigma(s)
+    a = sde.alpha(s) / sde.alpha(t)
+    std = eta * sigma_s / sigma_t * math.sqrt(sde.transition(t, s)[1]) if eta else 0.0
+    b = math.sqrt(sigma_s**2 - std**2) - a * sigma_t
+    return a, b, std / math.sqrt(t - s) if eta else 0.0
 
 
 @register
@@ -52,13 +65,8 @@ class Ddim(FixedStepSolver):
     def step(
         self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any
     ) -> tuple[Tensor, Any]:
-        sde = process.sde
-        alpha_t, sigma_t, alpha_s, sigma_s = sde.alpha(t), sde.sigma(t), sde.alpha(s), sde.sigma(s)
-        std = 0.0
+        a, b, std = _coefficients(process.sde, t, s, self.eta)
+        x_s = combine(a, x, (b,), (process.noise(x, t),))
         if self.eta:
-            std = self.eta * sigma_s / sigma_t * math.sqrt(sde.transition(t, s)[1])
-        ratio = math.sqrt(sigma_s**2 - std**2) / sigma_t
-        x_s = ratio * x + (alpha_s - ratio * alpha_t) * process.denoised(x, t)
-        if self.eta:
-            x_s = x_s + std / math.sqrt(t - s) * brownian.dw(t, s)
+            x_s.add_(brownian.dw(t, s), alpha=std)
         return x_s, state

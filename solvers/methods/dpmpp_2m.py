@@ -2,13 +2,31 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from torch import Tensor
 
+from solvers.methods._exponential import frame
+from solvers.methods._multistep import TABLES, Row, State, advance
 from solvers.process import ReverseProcess
 from solvers.registry import register
+from solvers.sde import ForwardSDE
 from solvers.solver import FixedStepSolver
+
+
+@lru_cache(maxsize=TABLES)
+def _table(sde: ForwardSDE, times: tuple[float, ...]) -> tuple[Row, ...]:
+    rows, h_before = [], None
+    for t, s in pairwise(times):
+        a, b = frame(sde, "denoised", t, s)
+        h = sde.lam(s) - sde.lam(t)
+        gain = -b * math.expm1(-h)
+        weight = h / (2 * h_before) if h_before else 0.0
+        rows.append(Row(a, (gain * (1 + weight), -gain * weight) if h_before else (gain,)))
+        h_before = h
+    return tuple(rows)
 
 
 @register
@@ -33,17 +51,10 @@ class Dpmpp2m(FixedStepSolver):
     def nfe(self, steps: int) -> int:
         return steps
 
+    def init(self, process: ReverseProcess, x: Tensor, ts: Tensor) -> State:
+        return State(_table(process.sde, tuple(ts.tolist())), 0, ())
+
     def step(
         self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any
     ) -> tuple[Tensor, Any]:
-        sde = process.sde
-        h = sde.lam(s) - sde.lam(t)
-        denoised = process.denoised(x, t)
-        gain = -sde.alpha(s) * math.expm1(-h)
-        x_s = sde.sigma(s) / sde.sigma(t) * x
-        if state is None:
-            return x_s + gain * denoised, (h, denoised)
-        h_before, denoised_before = state
-        weight = h / (2 * h_before)
-        x_s = x_s + gain * (1 + weight) * denoised - gain * weight * denoised_before
-        return x_s, (h, denoised)
+        return advance(process, "denoised", 2, "ramp", x, t, s, state)

@@ -2,14 +2,47 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import lru_cache
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
 from solvers.methods._adams import adams_weights
+from solvers.methods._exponential import combine
+from solvers.methods._multistep import TABLES
 from solvers.process import ReverseProcess
 from solvers.registry import register
+from solvers.sde import ForwardSDE
 from solvers.solver import FixedStepSolver
+
+
+class Row(NamedTuple):
+    """One step: x_s = a x + sum_i weights[i] denoised_i + std dw."""
+
+    a: float
+    weights: tuple[float, ...]
+    std: float
+
+
+class State(NamedTuple):
+    """Table of the grid, number of the step, denoised predictions before it (latest first)."""
+
+    table: tuple[Row, ...]
+    k: int
+    history: tuple[Tensor, ...]
+
+
+@lru_cache(maxsize=TABLES)
+def _table(sde: ForwardSDE, times: tuple[float, ...]) -> tuple[Row, ...]:
+    lams = [sde.lam(t) for t in times]
+    rows = []
+    for k in range(len(times) - 1):
+        (t, s), h = times[k : k + 2], lams[k + 1] - lams[k]
+        weights = adams_weights(2.0, h, [lams[k - j] - lams[k] for j in range(min(3, k + 1))])
+        sigma_s, alpha_s = sde.sigma(s), sde.alpha(s)
+        std = sigma_s * math.sqrt(-math.expm1(-2 * h) / (t - s))
+        rows.append(Row(sigma_s / sde.sigma(t) * math.exp(-h), tuple(alpha_s * w for w in weights), std))
+    return tuple(rows)
 
 
 @register
@@ -38,17 +71,13 @@ class Dpmpp3mSde(FixedStepSolver):
     def nfe(self, steps: int) -> int:
         return steps
 
+    def init(self, process: ReverseProcess, x: Tensor, ts: Tensor) -> State:
+        return State(_table(process.sde, tuple(ts.tolist())), 0, ())
+
     def step(
         self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any
     ) -> tuple[Tensor, Any]:
-        sde = process.sde
-        lam = sde.lam(t)
-        h = sde.lam(s) - lam
-        history = [(lam, process.denoised(x, t)), *(state or [])][:3]
-        sigma_s, alpha_s = sde.sigma(s), sde.alpha(s)
-        x_s = sigma_s / sde.sigma(t) * math.exp(-h) * x
-        x_s = x_s + sigma_s * math.sqrt(-math.expm1(-2 * h) / (t - s)) * brownian.dw(t, s)
-        weights = adams_weights(2.0, h, [known - lam for known, _ in history])
-        for weight, (_, denoised) in zip(weights, history, strict=True):
-            x_s = x_s + alpha_s * weight * denoised
-        return x_s, history
+        (a, weights, std), history = state.table[state.k], state.history
+        history = (process.denoised(x, t), *history)[:3]
+        x_s = combine(a, x, (std, *weights), (brownian.dw(t, s), *history))
+        return x_s, State(state.table, state.k + 1, history)

@@ -1,22 +1,62 @@
 """SA-Solver: stochastic Adams methods in log-SNR, predictor and corrector."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from functools import lru_cache
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 from torch import Tensor
 
 from solvers.errors import UsageError, unknown_name
 from solvers.methods._adams import adams_weights
+from solvers.methods._exponential import combine
+from solvers.methods._multistep import TABLES
 from solvers.process import ReverseProcess
 from solvers.registry import register
+from solvers.sde import ForwardSDE
 from solvers.solver import FixedStepSolver
 
 Start = Literal["ramp", "runge_kutta"]
 
-Evaluation = tuple[float, Tensor]
-"""lam and denoised."""
+
+class _Row(NamedTuple):
+    """One step: a x + std dw, to which predictor and corrector add their sums over evaluations (latest first)."""
+
+    a: float
+    std: float
+    predictor: tuple[float, ...]
+    corrector: tuple[float, ...]
+
+
+class _State(NamedTuple):
+    """Table of the grid, number of the step, denoised predictions (latest first)."""
+
+    table: tuple[_Row, ...]
+    k: int
+    history: tuple[Tensor, ...]
+
+
+@lru_cache(maxsize=TABLES)
+def _table(
+    sde: ForwardSDE, times: tuple[float, ...], predictor_order: int, corrector_order: int, tau: float
+) -> tuple[_Row, ...]:
+    lams = [sde.lam(t) for t in times]
+
+    def weights(k: int, first: int, order: int) -> tuple[float, ...]:
+        """Of so many evaluations at the times first, first - 1, ..., over the step from k."""
+        known = lams[max(first - order + 1, 0) : first + 1][::-1]
+        unit = adams_weights(1 + tau**2, lams[k + 1] - lams[k], [lam - lams[k] for lam in known])
+        return tuple(sde.alpha(times[k + 1]) * w for w in unit)
+
+    rows = []
+    for k in range(len(times) - 1):
+        (t, s), h = times[k : k + 2], lams[k + 1] - lams[k]
+        std = sde.sigma(s) * math.sqrt(-math.expm1(-2 * tau**2 * h) / (t - s)) if tau else 0.0
+        last = k == len(times) - 2
+        corrector = () if last or not corrector_order else weights(k, k + 1, corrector_order)
+        a = sde.sigma(s) / sde.sigma(t) * math.exp(-(tau**2) * h)
+        rows.append(_Row(a, std, weights(k, k, predictor_order), corrector))
+    return tuple(rows)
 
 
 @register
@@ -90,36 +130,28 @@ class SaSolver(FixedStepSolver):
     def nfe(self, steps: int) -> int:
         return steps + 3 * min(steps, self._starting)
 
-    def init(self, process: ReverseProcess, x: Tensor, ts: Tensor) -> Any:
-        """Steps taken, end of the grid, past evaluations."""
-        return 0, float(ts[-1]), []
+    def init(self, process: ReverseProcess, x: Tensor, ts: Tensor) -> _State:
+        table = _table(process.sde, tuple(ts.tolist()), self.predictor_order, self.corrector_order, self.tau)
+        return _State(table, 0, ())
 
     def step(
         self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any
     ) -> tuple[Tensor, Any]:
-        count, end, history = state
-        sde = process.sde
-        lam = sde.lam(t)
-        if not history or history[0][0] != lam:
-            history = [(lam, process.denoised(x, t)), *history][:4]
-        if count < self._starting:
-            return _runge_kutta(process, x, t, s, history[0][1]), (count + 1, end, history)
-        lam_s = sde.lam(s)
-        h = lam_s - lam
-        alpha_s, sigma_s = sde.alpha(s), sde.sigma(s)
-        x = sigma_s / sde.sigma(t) * math.exp(-(self.tau**2) * h) * x
+        table, k, history = state
+        corrected = self.corrector_order and k > self._starting
+        if not corrected:
+            history = (process.denoised(x, t), *history)[:4]
+        if k < self._starting:
+            return _runge_kutta(process, x, t, s, history[0]), _State(table, k + 1, history)
+        row = table[k]
+        x = row.a * x
         if self.tau:
-            x = x + sigma_s * math.sqrt(-math.expm1(-2 * self.tau**2 * h) / (t - s)) * brownian.dw(t, s)
-        x_s = x + alpha_s * self._integral(lam, h, history[: self.predictor_order])
-        if self.corrector_order and s != end:
-            history = [(lam_s, process.denoised(x_s, s)), *history][:4]
-            x_s = x + alpha_s * self._integral(lam, h, history[: self.corrector_order])
-        return x_s, (count + 1, end, history)
-
-    def _integral(self, lam: float, h: float, history: Sequence[Evaluation]) -> Any:
-        """Integral of the polynomial through the evaluations against the kernel of the linear part."""
-        weights = adams_weights(1 + self.tau**2, h, [known - lam for known, _ in history])
-        return sum(weight * denoised for weight, (_, denoised) in zip(weights, history, strict=True))
+            x.add_(brownian.dw(t, s), alpha=row.std)
+        x_s = combine(1.0, x, row.predictor, history[: self.predictor_order])
+        if row.corrector:
+            history = (process.denoised(x_s, s), *history)[:4]
+            x_s = combine(1.0, x, row.corrector, history[: self.corrector_order])
+        return x_s, _State(table, k + 1, history)
 
 
 def _runge_kutta(process: ReverseProcess, x: Tensor, t: float, s: float, denoised: Tensor) -> Tensor:
