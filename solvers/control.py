@@ -5,7 +5,7 @@ A step of error e, in units of the tolerance, is accepted where e <= 1. The next
     safety * e^(-b_1/k) * e'^(-b_2/k) * e''^(-b_3/k),      within [shrink, grow],
 
 e' and e'' of the accepted steps before, k the order of the estimate's local error. After a rejection, and without a
-history, e alone counts. Kinds by (b_1, b_2, b_3): I (1, 0, 0); PI (0.7, -0.4, 0); PID (0.49, -0.34, 0.10).
+history, the factor is that of I. Kinds by (b_1, b_2, b_3): I (1, 0, 0); PI (0.7, -0.4, 0); PID (0.49, -0.34, 0.10).
 
 References: Hairer & Wanner 1996, Solving Ordinary Differential Equations II, sec. IV.2 (PI); Kennedy & Carpenter 2003,
 Appl. Numer. Math. 44, 139, sec. 3.4 (PID); Söderlind 2003, ACM Trans. Math. Softw. 29, 1.
@@ -33,6 +33,9 @@ _EXPONENTS: dict[Kind, tuple[float, float, float]] = {
 
 # Attempts a sample may take before the solve counts as diverged.
 MOST_ATTEMPTS = 100_000
+
+# Error that a first step aims at, in units of the tolerance: what is known of the solution is two derivatives.
+FIRST_ERROR = 1e-3
 
 Derivative = Callable[[ReverseProcess, Tensor, Tensor], Tensor]
 """``derivative(process, x, u)``: one evaluation at states (n, ...) and values (n,) of the independent variable."""
@@ -79,7 +82,7 @@ class StepControl:
     grow: float = 10.0
 
     def factor(self, error: Tensor, before: Tensor, before_2: Tensor) -> Tensor:
-        """What to multiply the step with, (n,); errors before are 1 where there are none."""
+        """What to multiply the step with, (n,); where there are none before, ``before`` is NaN and ``before_2`` 1."""
         # Below this the factor is ``grow`` whatever the exponents, and no error is 0.
         error = error.clamp(min=1e-12)
         b_1, b_2, b_3 = _EXPONENTS[self.kind]
@@ -87,6 +90,7 @@ class StepControl:
         filtered = plain
         if self.kind != "I":
             filtered = error ** (-b_1 / self.k) * before ** (-b_2 / self.k) * before_2 ** (-b_3 / self.k)
+            filtered = torch.where(before.isnan(), plain, filtered)
         accepted = error <= 1
         factor = self.safety * torch.where(accepted, filtered, plain)
         factor = torch.where(accepted, factor, factor.clamp(max=1.0))
@@ -127,7 +131,7 @@ def march(
     result = torch.empty_like(x)
     rows = torch.arange(n, device=x.device)
     u = torch.full((n,), start, dtype=torch.float64, device=x.device)
-    before, before_2 = torch.ones_like(u), torch.ones_like(u)
+    before, before_2 = torch.full_like(u, math.nan), torch.ones_like(u)
     goal = torch.tensor(end, dtype=torch.float64, device=x.device)
     least = 16 * torch.finfo(torch.float64).eps * max(abs(start), abs(end), abs(end - start))
     for _ in range(MOST_ATTEMPTS):
@@ -146,7 +150,7 @@ def march(
             raise DivergenceError(f"the step of {int(vanished.sum())} samples vanishes")
         x = torch.where(expand_mask(accepted, x), x_s, x)
         u = torch.where(accepted, s, u)
-        before_2 = torch.where(accepted, before, before_2)
+        before_2 = torch.where(accepted, before.nan_to_num(1.0), before_2)
         before = torch.where(accepted, error.clamp(min=1e-12), before)
         arrived = accepted & last
         if first_s is not None:
@@ -177,10 +181,13 @@ def first_step(
     first: Tensor,
     derivative: Derivative,
     k: int,
+    constant: float,
     rtol: float,
     atol: float,
 ) -> Tensor:
     """Lengths of the first steps (n,), float64, from one explicit Euler step inside the interval: one evaluation.
+
+    ``constant`` is the estimate's on the linear equation, c in c (h z)^k: the step aims at an error of FIRST_ERROR.
 
     Reference: Hairer, Nørsett & Wanner 1993, sec. II.4.
     """
@@ -193,5 +200,5 @@ def first_step(
     second = derivative(process, x + expand(direction * h, x) * first, u)
     bend = scaled_norm(second - first, x, zero, rtol, atol) / h
     steepest = torch.maximum(slope, bend)
-    guess = torch.where(steepest <= 1e-15, (1e-3 * h).clamp(min=1e-6), (0.01 / steepest) ** (1 / k))
+    guess = torch.where(steepest <= 1e-15, (1e-3 * h).clamp(min=1e-6), (FIRST_ERROR / (constant * steepest)) ** (1 / k))
     return torch.minimum(100 * h, guess).clamp(max=length)

@@ -29,6 +29,14 @@ class Pair(NamedTuple):
     b: tuple[float, ...]
     e: tuple[float, ...]
 
+    @property
+    def constant(self) -> float:
+        """c in the estimate's leading term c (h z)^k on dx/dt = z x."""
+        powers = [1.0] * len(self.c)
+        for _ in range(self.k - 1):
+            powers = [sum(a * p for a, p in zip(row, powers, strict=False)) for row in self.a]
+        return abs(sum(e * p for e, p in zip(self.e, powers, strict=True)))
+
 
 BOGACKI_SHAMPINE = Pair(
     order=3,
