@@ -75,7 +75,9 @@ class AngleCoordinates:
         return self._sde.alpha(self._times[1]) / math.cos(self.end) * y
 
     def derivative(self, process: ReverseProcess, y: Tensor, u: Tensor) -> Tensor:
-        # Rounding of the inverse carries no time over the ends.
+        # The ends are met exactly; rounding of the inverse carries no time over them.
         t = self._sde.t_of_lam(-torch.log(self._data_std * u.tan())).clamp(min(self._times), max(self._times))
+        for angle, time in zip((self.start, self.end), self._times, strict=True):
+            t = t.masked_fill(u == angle, time)
         x = expand(self._sde.alpha(t) / u.cos(), y) * y
         return expand(self._data_std / u.cos(), y) * process.noise(x, t) - expand(u.tan(), y) * y
