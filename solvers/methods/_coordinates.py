@@ -80,4 +80,5 @@ class AngleCoordinates:
         for angle, time in zip((self.start, self.end), self._times, strict=True):
             t = t.masked_fill(u == angle, time)
         x = expand(self._sde.alpha(t) / u.cos(), y) * y
-        return expand(self._data_std / u.cos(), y) * process.noise(x, t) - expand(u.tan(), y) * y
+        slope: Tensor = expand(self._data_std / u.cos(), y) * process.noise(x, t) - expand(u.tan(), y) * y
+        return slope
