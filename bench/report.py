@@ -66,7 +66,8 @@ def _figure(path: Path, folder: Path) -> str:
 def provenance_text(records: list[Record]) -> str:
     """Machine, dates, versions and commit of the records, and a warning where they are not of one piece."""
     statuses = Counter(r.status for r in records)
-    where = records[0].environment
+    environments = [r.environment for r in records]
+    where = environments[0]
     dates = sorted(r.environment.date for r in records)
     commits = sorted(
         {f"{r.environment.commit or 'unknown'}{' (with changes)' if r.environment.dirty else ''}" for r in records}
@@ -79,9 +80,13 @@ def provenance_text(records: list[Record]) -> str:
         f"Commit: {', '.join(commits)}.",
     ]
     hashes = {(name, value) for r in records for name, value in r.hashes.items()}
-    mixed = len({name for name, _ in hashes}) < len(hashes)
-    if len(commits) > 1 or mixed or len({(r.environment.cpu, r.environment.device) for r in records}) > 1:
-        lines.append("**These records were made on different commits, machines or checkpoints: compare with care.**")
+    machines = {(e.cpu, e.cores, e.threads, e.device) for e in environments}
+    software = {tuple(sorted(e.versions.items())) for e in environments}
+    kinds = {"commits": len(commits) > 1, "machines or threads": len(machines) > 1, "versions": len(software) > 1}
+    kinds["checkpoints"] = len({name for name, _ in hashes}) < len(hashes)
+    mixed = [kind for kind, differ in kinds.items() if differ]
+    if mixed:
+        lines.append(f"**These records were made with different {', '.join(mixed)}: compare with care.**")
     return "  \n".join(lines)
 
 
