@@ -3,9 +3,9 @@
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from bench.problems.problem import problem_classes
 from bench.record import CellSpec
@@ -60,6 +60,13 @@ class ProblemEntry(_Section):
         return name
 
     _grids = field_validator("grids")(_known_grids)
+
+    @model_validator(mode="after")
+    def _enough_references(self) -> Self:
+        limit = problem_classes()[self.name].n_max
+        if limit is not None and self.n > limit:
+            raise UsageError(f"problem {self.name}", f"there are {limit} reference samples", self.n, "Lower n")
+        return self
 
 
 class SolverEntry(_Section):

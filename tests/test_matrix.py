@@ -245,6 +245,7 @@ def test_selection_refuses_a_problem_that_exists_but_is_not_in_the_matrix() -> N
         ({"budgets": [True]}, r"budgets.0: .*integer; got True\. "),
         ({"budgets": ["5"]}, r"budgets.0: .*integer; got '5'\. "),
         ({"problems": [{"name": "gaussian", "n": -4}]}, r"problems.0.n: .*greater than 0; got -4\. "),
+        ({"problems": [{"name": "digits", "n": 600}]}, r"digits: there are 599 reference samples; got 600\. Lower n"),
         ({"problems": [{"name": "gaussian"}]}, r"key 'problems.0.n' is required\. "),
         ({"problems": ["gaussian"]}, r"problems.0: .*; got 'gaussian'\. "),
         ({"problems": []}, r"problems: .*; got \[\]\. "),

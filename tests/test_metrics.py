@@ -277,6 +277,7 @@ def test_fd_digits_names_the_file_it_depends_on() -> None:
 def test_more_references_than_there_are_digits_are_refused(digits: Digits) -> None:
     with pytest.raises(UsageError, match="there are 599 digits to compare with; got 600"):
         digits.reference(600, 0, 0)
+    assert len(digits.reference(Digits.n_max, 0, 0)) == 599
 
 
 # Bits per dimension.
