@@ -64,13 +64,14 @@ def get_solver(name: str, **settings: Any) -> Solver:
     classes = solver_classes()
     if name not in classes:
         raise unknown_name("get_solver", "solver", name, classes)
-    known = [f.name for f in fields(classes[name])]
+    cls = classes[name].form(settings)
+    known = [f.name for f in fields(cls)]
     for key in settings:
         if key not in known:
             if not known:
                 raise UsageError("get_solver", f"{name} has no settings", key, "Leave it out")
             raise unknown_name("get_solver", f"setting of {name}", key, known)
-    return classes[name](**settings)
+    return cls(**settings)
 
 
 def load_plugin(path: str | Path) -> None:
