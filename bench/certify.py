@@ -61,9 +61,7 @@ class Order:
     interval: tuple[float, float] | None = None
 
 
-def order(
-    solver: FixedStepSolver, problem: FlowProblem, seed: int = 0, levels: tuple[int, ...] | None = None
-) -> Order:
+def order(solver: FixedStepSolver, problem: FlowProblem, seed: int = 0, levels: tuple[int, ...] | None = None) -> Order:
     """Measure a solver's order on a problem; ``levels`` in the place of STEPS or LAW_STEPS.
 
     Raises:

@@ -16,8 +16,17 @@ LIBRARIES = ("azula", "diffusers")
 
 def peer_names() -> list[str]:
     """Names of the samplers adapted, whether their library is installed or not."""
+    return list(peer_claims())
+
+
+def peer_claims() -> dict[str, str]:
+    """Where the order of each sampler adapted is claimed, by name."""
     modules = {library: importlib.import_module(f"{__name__}.{library}") for library in LIBRARIES}
-    return [f"{library}:{name}" for library, module in modules.items() for name in sorted(module.MENU)]
+    return {
+        f"{library}:{name}": module.MENU[name].claim
+        for library, module in modules.items()
+        for name in sorted(module.MENU)
+    }
 
 
 def get_peer(name: str, **settings: Any) -> Solver:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
@@ -121,17 +122,19 @@ class DiffusersSolver(Peer):
         if times[0] < times[-1]:
             raise UsageError(self.name, "a scheduler runs from noise to data", (times[0], times[-1]), "Turn the grid")
         if len(times) - 1 < self._least_steps:
-            raise UsageError(self.name, f"it takes {self._least_steps} steps or more", len(times) - 1, "Raise the budget")
+            raise UsageError(
+                self.name, f"it takes {self._least_steps} steps or more", len(times) - 1, "Raise the budget"
+            )
         noise = StepNoise(brownian if self.stochastic else None, x, self.entry.apart)
         lift = self.options["casts"] == "lift" and x.dtype == torch.float64
         surroundings = Library(noise, lift)
         scheduler = self.scheduler(sde, times, torch.float64 if lift else torch.float32)
         advance = _advance(self, scheduler)
         if hasattr(scheduler, "noise_sampler"):
-            scheduler.noise_sampler = lambda *levels: _staged(noise, sde, call)
+            scheduler.noise_sampler = lambda *levels: _staged(noise, sde)
         y = x / sde.alpha(times[0]) if state == "sigma" else x
         for call in self._calls(sde, times, scheduler):
-            noise.interval = call.interval
+            noise.interval, noise.middle = call.interval, call.middle
             if self.batch_coupled:
                 y = self._correct(process, scheduler, y, call, brownian)
             output = _prediction(process, scheduler, state, y, call.time)
@@ -144,18 +147,32 @@ class DiffusersSolver(Peer):
         """Fewer make PNDM's start by Runge–Kutta fail inside the library."""
         return 3 if self.sampler == "PNDMScheduler" and not self.options["skip_prk_steps"] else 1
 
+    def represents(self, sde: ForwardSDE) -> bool:
+        return any(isinstance(sde, STATES[state]) and not isinstance(sde, APART) for state in self._states)
+
+    @property
+    def _states(self) -> tuple[State, ...]:
+        return (self.entry.state, "flow") if self.entry.flow else (self.entry.state,)
+
     def _state(self, sde: ForwardSDE) -> State:
         """The variable to integrate under an SDE.
 
         Raises:
             UsageError: the scheduler cannot represent it.
         """
-        states: list[State] = [self.entry.state, *(["flow"] if self.entry.flow else [])]  # type: ignore[list-item]
-        for state in states:
-            if isinstance(sde, STATES[state]) and not isinstance(sde, APART):
-                return state
-        known = sorted(cls.__name__ for state in states for cls in STATES[state])
-        raise UsageError(self.name, "its levels are those of other SDEs", sde.name, f"Take {' or '.join(known)}")
+        if not self.represents(sde):
+            known = sorted({cls.__name__.lower() for state in self._states for cls in STATES[state]})
+            raise UsageError(self.name, "its levels are those of other SDEs", sde.name, f"Take {' or '.join(known)}")
+        return next(state for state in self._states if isinstance(sde, STATES[state]))
+
+    def arguments(self) -> dict[str, Any]:
+        """Those of the class's that choose the method."""
+        known = defaults(getattr(library("diffusers"), self.sampler).__init__)
+        arguments = {key: value for key, value in self.options.items() if key in known} | dict(self.entry.fixed)
+        if arguments.get("algorithm_type") in ("dpmsolver", "sde-dpmsolver"):
+            # They do not reach 0, and the library refuses levels that end there.
+            arguments["final_sigmas_type"] = "sigma_min"
+        return arguments
 
     def scheduler(self, sde: ForwardSDE, times: list[float], dtype: torch.dtype) -> Any:
         """The library's own object, its tables those of the grid."""
@@ -163,7 +180,7 @@ class DiffusersSolver(Peer):
         cls = getattr(library("diffusers"), self.sampler)
         known = defaults(cls.__init__)
         n, fine = len(times), 2 if self.sampler == "PNDMScheduler" else 1
-        arguments = {key: value for key, value in self.options.items() if key in known} | dict(self.entry.fixed)
+        arguments = self.arguments()
         # Half-steps of Runge–Kutta lie at training steps too.
         dense = _halved(times) if fine == 2 else times
         squares = torch.tensor([1 / (1 + math.exp(-2 * sde.lam(t))) for t in reversed(dense)], dtype=torch.float64)
@@ -228,8 +245,8 @@ class DiffusersSolver(Peer):
     def _correct(self, process: ReverseProcess, scheduler: Any, y: Tensor, call: Call, brownian: Any) -> Tensor:
         for j in range(self.options["correct_steps"]):
             score = process.score(y, call.time)
-            draw = brownian.normal(f"corrector {j} at {call.time!r}")
-            with Library(lambda: draw, lift=False):
+            stream = f"corrector {j} at {call.time!r}"
+            with Library(partial(brownian.normal, stream), lift=False):
                 y = scheduler.step_correct(score, y, return_dict=False)[0]
         return y
 
@@ -286,14 +303,14 @@ def _advance(solver: DiffusersSolver, scheduler: Any) -> Callable[[Tensor, Call,
     return step
 
 
-def _staged(noise: StepNoise, sde: ForwardSDE, call: Call) -> Tensor:
+def _staged(noise: StepNoise, sde: ForwardSDE) -> Tensor:
     """The noise of a stage; that of a whole step goes on from its first stage's, in the library's clock sigma."""
-    t, s = call.interval
-    if call.middle is None:
+    (t, s), middle = noise.interval, noise.middle
+    if middle is None:
         return noise.over(t, s)
-    whole, half = (math.exp(-sde.lam(t)) - math.exp(-sde.lam(end)) for end in (s, call.middle))
+    whole, half = (math.exp(-sde.lam(t)) - math.exp(-sde.lam(end)) for end in (s, middle))
     share = half / whole
-    return math.sqrt(share) * noise.over(t, call.middle) + math.sqrt(1 - share) * noise.over(call.middle, s)
+    return math.sqrt(share) * noise.over(t, middle) + math.sqrt(1 - share) * noise.over(middle, s)
 
 
 def _halved(times: list[float]) -> list[float]:

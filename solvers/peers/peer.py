@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from solvers.errors import UsageError, unknown_name
 from solvers.process import ReverseProcess
+from solvers.sde import ForwardSDE
 from solvers.solver import FixedStepSolver
 
 
@@ -48,6 +49,10 @@ class Peer(FixedStepSolver):
     def claim(self) -> str:
         """Where the order is claimed."""
         raise NotImplementedError
+
+    def represents(self, sde: ForwardSDE) -> bool:
+        """Whether it runs under an SDE."""
+        return True
 
     @property
     def paired(self) -> bool:
@@ -101,6 +106,10 @@ class StepNoise:
         brownian: the source.
         like: a state, whose zeros stand for the noise of a run that has none.
         apart: draws that are no increments of the path, as a corrector's or churn's.
+
+    Attributes:
+        interval: times t > s of the current step or stage.
+        middle: a time between them at which the step's first stage ended; None in a first or only stage.
     """
 
     def __init__(self, brownian: Any, like: Tensor, apart: bool = False) -> None:
@@ -109,6 +118,7 @@ class StepNoise:
         self._apart = apart
         self._count = 0
         self.interval = (1.0, 0.0)
+        self.middle: float | None = None
 
     def __call__(self) -> Tensor:
         """The draw for the interval."""

@@ -122,9 +122,7 @@ SOLVER_ORDER = "docstring: solver_order"
 ANCESTRAL = "none stated; ancestral sampling is of order 1"
 NO_CLIP = {"clip_sample": False}
 
-_DDIM = Scheduler(
-    "vp", "alphas", _euler_order, "arXiv:2010.02502, sec. 4.3: an Euler method", _eta, fixed=NO_CLIP
-)
+_DDIM = Scheduler("vp", "alphas", _euler_order, "arXiv:2010.02502, sec. 4.3: an Euler method", _eta, fixed=NO_CLIP)
 _DDPM = Scheduler("vp", "alphas", _euler_order, ANCESTRAL, _always, fixed=NO_CLIP)
 
 MENU: dict[str, Scheduler] = {
@@ -163,16 +161,19 @@ MENU: dict[str, Scheduler] = {
     "KDPM2AncestralDiscreteScheduler": Scheduler(
         "sigma", "pairs", lambda o: 2, "class attribute order = 2", _always, _twice
     ),
-    "KDPM2DiscreteScheduler": Scheduler(
-        "sigma", "pairs", lambda o: 2, "class attribute order = 2", evaluations=_twice
-    ),
+    "KDPM2DiscreteScheduler": Scheduler("sigma", "pairs", lambda o: 2, "class attribute order = 2", evaluations=_twice),
     "LMSDiscreteScheduler": Scheduler("sigma", "sigmas", lambda o: int(o["order"]), "docstring of step: order"),
     "LTXEulerAncestralRFScheduler": Scheduler("flow", "sigmas", _euler_order, "its name: Euler", _eta),
     "PNDMScheduler": Scheduler(
         "vp", "alphas", lambda o: 2, "arXiv:2202.09778, theorem 3.1: second order", evaluations=_pndm
     ),
     "SASolverScheduler": Scheduler(
-        "vp", "sigmas", _sa_order, "docstring: predictor_order, corrector_order", lambda o: bool(o["tau"] > 0), flow=True
+        "vp",
+        "sigmas",
+        _sa_order,
+        "docstring: predictor_order, corrector_order",
+        lambda o: bool(o["tau"] > 0),
+        flow=True,
     ),
     "ScoreSdeVeScheduler": Scheduler(
         "ve",
