@@ -10,6 +10,7 @@ from bench.report import provenance_text
 from bench.store import Store
 from bench.tables import long_table, number, summary_table
 from solvers.errors import UsageError
+from solvers.peers.schedulers import NOT_ADAPTED
 
 REFERENCE = ROOT / "results" / "reference" / "quick"
 
@@ -92,15 +93,30 @@ def _problems() -> str:
     return _table(rows, {"name": "problem", "summary": "what it is", "metrics": "metrics"})
 
 
+def _peers() -> str:
+    return _table(menus.peers(), {"name": "sampler", "claim": "where its order is claimed"})
+
+
+def _not_adapted() -> str:
+    rows = [{"name": f"diffusers:{name}", "reason": reason} for name, reason in sorted(NOT_ADAPTED.items())]
+    return _table(rows, {"name": "not adapted", "reason": "because"})
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "results": _results,
     "problems": _problems,
     "solvers": _solvers,
     "solver table": _solver_table,
+    "peers": _peers,
+    "not adapted": _not_adapted,
 }
 
 # The sections that each page holds.
-PAGES = {"README.md": ("results", "problems", "solvers"), "docs/solvers.md": ("solver table",)}
+PAGES = {
+    "README.md": ("results", "problems", "solvers"),
+    "docs/solvers.md": ("solver table",),
+    "docs/peers.md": ("peers", "not adapted"),
+}
 
 
 def render(page: str, text: str) -> str:

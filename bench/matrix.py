@@ -147,7 +147,7 @@ class Matrix(_Section):
             CellSpec(
                 problem=problem.name,
                 n=problem.n,
-                solver=entry.name,
+                solver=solver.key,
                 settings=settings,
                 grid=grid,
                 budget=budget,
@@ -181,7 +181,7 @@ class Matrix(_Section):
         if solvers:
             listed = {entry["name"] for entry in content["solvers"]}
             for name in solvers:
-                if name not in solver_classes():
+                if name not in solver_classes() and ":" not in name:
                     raise unknown_name(f"matrix {self.name}", "solver", name, solver_classes())
             content["solvers"] = [entry for entry in content["solvers"] if entry["name"] in solvers]
             content["solvers"] += [{"name": name} for name in dict.fromkeys(solvers) if name not in listed]
