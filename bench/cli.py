@@ -140,14 +140,26 @@ def train(
 
 @app.command()
 def conformance(
-    vectors: Annotated[Path, typer.Argument(help="recorded arrays, .npz")],
-    index: Annotated[Path, typer.Argument(help="index of the cases, .json")],
+    vectors: Annotated[Path | None, typer.Argument(help="recorded arrays, .npz")] = None,
+    index: Annotated[Path | None, typer.Argument(help="index of the cases, .json")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="instead of cases: a network's weights, .pth")] = None,
+    config: Annotated[Path | None, typer.Option(help="its settings, .json")] = None,
+    network_vectors: Annotated[
+        Path | None, typer.Option("--vectors", help="its recorded inputs and outputs, .npz")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="as a JSON list of objects")] = False,
 ) -> None:
     """Run recorded cases of the reference implementation again and compare; exit code 1 if one fails."""
     from bench.conformance import conformance as run_all
+    from bench.network_conformance import network_conformance
 
-    results = run_all(vectors, index)
+    if vectors and index and not (checkpoint or config or network_vectors):
+        results = run_all(vectors, index)
+    elif checkpoint and config and network_vectors and not vectors:
+        results = [network_conformance(checkpoint, config, network_vectors)]
+    else:
+        rule = "it takes VECTORS and INDEX, or --checkpoint, --config and --vectors"
+        raise UsageError("conformance", rule, None, "Give the one or the other, whole")
     if as_json:
         sys.stdout.write(json.dumps([asdict(result) for result in results], indent=1) + "\n")
     else:
