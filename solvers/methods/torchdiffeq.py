@@ -65,7 +65,7 @@ class Torchdiffeq(AdaptiveSolver):
 
     Fixed: one step for each of the grid. Its Adams methods have the coefficients of equal steps and start by
     Runge–Kutta. implicit_adams corrects once a step; torchdiffeq would repeat it, up to 4 times, until the whole batch
-    agrees.
+    agrees. On a GPU torchdiffeq compares times at each step, which waits for the device.
 
     Order that of the method (dopri5: 5; rk4: 4), of the Adams methods 2 on any grid with unequal steps; evaluations of
     adaptive ones as the tolerance demands, of fixed ones 1 to 4 a step, all counted.
