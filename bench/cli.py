@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,10 +52,11 @@ def run(
     plugin: PluginOption = None,
 ) -> None:
     """Run a benchmark matrix; finished cells are kept, so a run that was stopped goes on where it was."""
-    from bench.environment import resolve_device
+    from bench.environment import ROOT, resolve_device
     from bench.executors import LocalWorker
     from bench.matrix import load_matrix
     from bench.store import Store
+    from pretrained import provenance as here
 
     plugins = _load_plugins(plugin)
     where = resolve_device(device)
@@ -64,6 +66,9 @@ def run(
     store = Store(folder)
     store.create()
     counts: dict[str, int] = {}
+    began, kept = datetime.now(UTC).isoformat(timespec="seconds"), set[str | None]()
+    if not out.is_terminal:
+        out.print(f"{len(cells)} cells, into {folder}", soft_wrap=True, markup=False, highlight=False)
     worker = LocalWorker(folder, chosen.timeout_seconds, plugins, _threads())
     with _told_when_interrupted(), store.lock(), _only_run_on(str(where)), worker, _progress() as progress:
         task = progress.add_task("starting", total=len(cells))
@@ -71,11 +76,18 @@ def run(
         for done, spec in enumerate(cells):
             progress.update(task, description=f"{spec.problem} {spec.solver} {spec.grid} seed {spec.seed}")
             record = store.read(worker.run(spec))
-            counts[record.status] = counts.get(record.status, 0) + 1
+            was = record.environment.date < began
+            if was:
+                kept.add(record.environment.commit)
+            status = f"{record.status}{' before' if was else ''}"
+            counts[status] = counts.get(status, 0) + 1
             progress.advance(task)
             if not out.is_terminal and (done + 1) % every == 0:
                 out.print(f"{done + 1}/{len(cells)} cells, {spec.name}", highlight=False)
     out.print(f"{len(cells)} cells: " + ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
+    if kept - {here.commit(ROOT)[0]}:
+        text = "Cells done before were made on another commit; remove the folder to compute them anew."
+        err.print(text, style="yellow", highlight=False)
     where_next = f"Records: {folder / 'records'}. Tables and figures: scorebench report {folder}"
     out.print(where_next, soft_wrap=True, markup=False)
 
@@ -268,7 +280,10 @@ def _load_plugins(plugins: list[Path] | None) -> list[str]:
 
 
 def _threads() -> int:
-    """Processors this process may use."""
+    """Threads that OMP_NUM_THREADS asks for, or the processors this process may use."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -18,7 +18,8 @@ from solvers.solver import Solver
 MATRICES = Path(__file__).parent / "matrices"
 
 Names = Annotated[list[str], Field(min_length=1)]
-Budgets = Annotated[list[PositiveInt], Field(min_length=1)]
+# More evaluations than this would take years.
+Budgets = Annotated[list[Annotated[int, Field(gt=0, le=10**9)]], Field(min_length=1)]
 # Whole numbers that a table's 64-bit column holds.
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)]
 
@@ -46,7 +47,7 @@ class ProblemEntry(_Section):
     """
 
     name: str
-    n: PositiveInt
+    n: Annotated[int, Field(ge=2)]
     budgets: Budgets | None = None
     grids: Names | None = None
     batch_size: PositiveInt | None = None
@@ -94,7 +95,11 @@ class SolverEntry(_Section):
 
     def model_post_init(self, context: Any, /) -> None:
         """Refuses an unknown solver or setting when the matrix is read."""
-        self.build()
+        solver = self.build()
+        given = {"rtol", "atol"} & set(self.settings)
+        if solver.adaptive and given:
+            todo = "Move it to the entry's tolerances"
+            raise UsageError(f"solver {self.name}", "tolerances are swept", ", ".join(sorted(given)), todo)
 
 
 class Matrix(_Section):
@@ -122,6 +127,15 @@ class Matrix(_Section):
     solvers: Annotated[list[SolverEntry], Field(min_length=1)]
 
     _grids = field_validator("grids")(_known_grids)
+
+    @field_validator("problems")
+    @classmethod
+    def _each_problem_once(cls, problems: list[ProblemEntry]) -> list[ProblemEntry]:
+        names = [entry.name for entry in problems]
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError("matrix", "a problem is listed once", name, "Give the second a matrix of its own")
+        return problems
 
     def cells(self, device: str) -> list[CellSpec]:
         """The cells, problem by problem, in a fixed random order within one: repeats of a solver lie apart in time."""

@@ -93,19 +93,22 @@ def provenance_text(records: list[Record]) -> str:
 def _time_table(table: pd.DataFrame) -> list[str]:
     """Where the time goes: median over a row's cells."""
     lines = [
-        "Medians over cells. Network: evaluations times the median bare call of the same batch; overhead: the rest of "
-        "the solve (the noise source included), per evaluation; a negative one is within the clock's noise.",
+        "Medians over cells of all budgets. Network: evaluations times the median bare call of the same batch; "
+        "overhead: the rest of the solve (the noise source included), per evaluation; a negative one is within the "
+        "clock's noise. Memory: on the CPU the worker's whole resident set, libraries included.",
         "",
-        "| problem | solver | grid | seconds a solve | network | overhead, µs an evaluation | peak memory, MB |",
+        "| problem | solver | grid | ms an evaluation of the batch (min to max) | network | "
+        "overhead, µs an evaluation | peak memory, MB |",
         "|---|---|---|---|---|---|---|",
     ]
     cells = table[table.seconds.notna()].drop_duplicates("cell")
     for (problem, solver, settings, grid), group in cells.groupby(["problem", "solver", "settings", "grid"]):
         name = plain(f"{solver} ({settings})" if settings else str(solver))
+        each = 1e3 * group.seconds / group.forwards
         share = (group.network_seconds / group.seconds).median()
         lines.append(
-            f"| {problem} | {name} | {grid} | {group.seconds.median():.3g} ({group.seconds.min():.2g} to "
-            f"{group.seconds.max():.2g}) | {share:.0%} | {1e6 * group.overhead_per_evaluation.median():.0f} | "
+            f"| {problem} | {name} | {grid} | {each.median():.3g} ({each.min():.2g} to {each.max():.2g}) | "
+            f"{share:.0%} | {1e6 * group.overhead_per_evaluation.median():.0f} | "
             f"{group.peak_memory_bytes.median() / 1e6:.0f} |"
         )
     return [*lines, ""]

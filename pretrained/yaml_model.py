@@ -13,6 +13,17 @@ from solvers.errors import UsageError, unknown_name
 M = TypeVar("M", bound=BaseModel)
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML whose mappings give a key once: of two, one would be lost in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read_mapping(path: Path, who: str) -> dict[str, Any]:
     """The mapping that a YAML file holds.
 
@@ -22,7 +33,7 @@ def read_mapping(path: Path, who: str) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(who, "no such file", str(path), "Correct the path")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         what = " ".join(str(error).split())
         raise UsageError(f"{who} {path}", "the file is YAML", what, "Correct its syntax") from error

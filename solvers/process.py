@@ -36,7 +36,7 @@ class Evaluations:
     Attributes:
         calls: forward passes, whatever their batch.
         rows: evaluations summed over the samples.
-        derivative_passes: forward-mode derivative passes.
+        derivative_passes: derivative passes.
         whole: forward passes of the whole batch.
         part: evaluations of each sample in passes of a part of the batch, (n,), if there were any.
     """

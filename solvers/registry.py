@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from solvers.errors import UsageError, unknown_name
-from solvers.solver import Solver
+from solvers.solver import FixedStepSolver, Solver
 
 S = TypeVar("S", bound=Solver)
 
@@ -129,7 +129,7 @@ def load_plugin(path: str | Path) -> None:
     """Import a solver from a file outside the project; its name is the file's.
 
     Raises:
-        UsageError: there is no such file, it does not import, or it registers nothing.
+        UsageError: there is no such file, it does not import, registers nothing, or declares too little.
     """
     path = Path(path)
     if not path.is_file():
@@ -148,10 +148,31 @@ def load_plugin(path: str | Path) -> None:
             raise UsageError(
                 "load_plugin", "a plug-in registers a solver", str(path), "Decorate its class by @register"
             )
-    except Exception as error:
+        _check_declared(_SOLVERS[path.stem])
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
+        for key in [key for key, cls in _SOLVERS.items() if cls.__module__ == name]:
+            del _SOLVERS[key]
         if isinstance(error, UsageError):
             raise
         raise UsageError(
             "load_plugin", f"{path} does not import", f"{type(error).__name__}: {error}", "Mend"
         ) from error
+
+
+def _check_declared(cls: type[Solver]) -> None:
+    """Refuse a class that lists, plans and certificates would stumble over.
+
+    Raises:
+        UsageError: something that every solver declares is missing.
+    """
+    for name in ("family", "order", "stochastic", "reference"):
+        if not hasattr(cls, name):
+            raise UsageError("load_plugin", f"a solver declares {name}", cls.__name__, f"Add {name}: ClassVar[...]")
+    try:
+        solver = cls()
+    except TypeError as error:
+        raise UsageError("load_plugin", "every setting has a default", str(error), "Give it one") from error
+    if isinstance(solver, FixedStepSolver) and not 0 < solver.nfe(1) < solver.nfe(2):
+        got = (solver.nfe(1), solver.nfe(2))
+        raise UsageError("load_plugin", "nfe(steps) grows with the steps, from 1 or more", got, f"Mend {cls.key}.nfe")

@@ -275,7 +275,16 @@ def test_selection_refuses_a_problem_that_exists_but_is_not_in_the_matrix() -> N
         ({"budgets": []}, r"budgets: .*at least 1.*; got \[\]\. "),
         ({"budgets": [True]}, r"budgets.0: .*integer; got True\. "),
         ({"budgets": ["5"]}, r"budgets.0: .*integer; got '5'\. "),
-        ({"problems": [{"name": "gaussian", "n": -4}]}, r"problems.0.n: .*greater than 0; got -4\. "),
+        ({"problems": [{"name": "gaussian", "n": -4}]}, r"problems.0.n: .*greater than or equal to 2; got -4\. "),
+        (
+            {"problems": [{"name": "gaussian", "n": 4}, {"name": "gaussian", "n": 8}]},
+            r"a problem is listed once; got 'g",
+        ),
+        (
+            {"solvers": [{"name": "torchdiffeq", "settings": {"rtol": 0.1}}]},
+            r"solver torchdiffeq: tolerances are swept; got 'rtol'\. Move it to the entry's tolerances",
+        ),
+        ({"budgets": [10**20]}, r"budgets.0: .*less than or equal to 1000000000; got 1"),
         ({"problems": [{"name": "digits", "n": 600}]}, r"digits: there are 599 reference samples; got 600\. Lower n"),
         ({"problems": [{"name": "gaussian"}]}, r"key 'problems.0.n' is required\. "),
         ({"problems": ["gaussian"]}, r"problems.0: .*; got 'gaussian'\. "),
@@ -304,6 +313,7 @@ def test_a_mistake_in_a_file_is_told(tmp_path: Path, changes: dict[Any, Any], me
         ("", r"the file holds a mapping; got 'NoneType'\. "),
         ("- a\n- b\n", r"the file holds a mapping; got 'list'\. "),
         ("just words", r"the file holds a mapping; got 'str'\. "),
+        ("a: 1\nb: {c: 1, c: 2}\n", r"the file is YAML; got .*given twice.* line 2"),
         ("a: [1, 2", r"the file is YAML; got .*line 1.*Correct its syntax"),
         ("a: 1\n\tb: 2\n", r"the file is YAML; got .*line 2"),
         ("!!python/object/apply:os.getcwd []", r"the file is YAML; got .*could not determine a constructor"),
@@ -337,7 +347,7 @@ fixed_solvers = st.sampled_from([name for name, cls in solver_classes().items() 
 grid_lists = st.lists(st.sampled_from(sorted(GRIDS)), min_size=1, max_size=3, unique=True)
 budget_lists = st.lists(st.integers(1, 200), min_size=1, max_size=3, unique=True)
 problem_entries = st.fixed_dictionaries(
-    {"name": st.sampled_from(["gaussian", "mixture_2d", "digits"]), "n": st.integers(1, 500)},
+    {"name": st.sampled_from(["gaussian", "mixture_2d", "digits"]), "n": st.integers(2, 500)},
     optional={"budgets": budget_lists, "grids": grid_lists, "batch_size": st.integers(1, 64)},
 )
 solver_entries = st.one_of(

@@ -146,7 +146,7 @@ def test_times_are_medians_over_cells(tmp_path: Path) -> None:
     ]
     fill(tmp_path, records)
     write_report(tmp_path)
-    assert "| gaussian | euler | log_snr | 0.4 (0.2 to 0.9) | 25% | 2 | 300 |" in (tmp_path / "report.md").read_text()
+    assert "| gaussian | euler | log_snr | 40 (20 to 90) | 25% | 2 | 300 |" in (tmp_path / "report.md").read_text()
 
 
 def test_a_run_of_failures_alone_is_reported(tmp_path: Path) -> None:
