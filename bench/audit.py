@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from bench import certify, environment
+from bench import certify
+from bench.environment import peer_versions
 from bench.native import LevelRun, native_evaluations
 from bench.problems.gaussian import Gaussian
 from bench.problems.mixture import Mixture2d
 from bench.problems.problem import FlowProblem
+from bench.record import Environment
 from solvers.errors import UsageError
 from solvers.grids import make_grid
 from solvers.peers.peer import Peer
@@ -183,7 +183,7 @@ def audit_one(case: str) -> AuditRow:
     return AuditRow(
         solver=case,
         library=library,
-        version=environment.peer_versions()[library],
+        version=peer_versions()[library],
         sde=sde.name,
         stochastic=solver.stochastic,
         paired=solver.paired,
@@ -274,10 +274,12 @@ def _order_finding(claimed: int | None, measured: Sequence[Measured]) -> str:
     return "order as claimed" if min(slopes) < claimed + 0.5 else f"order {round(min(slopes))}, claimed {claimed}"
 
 
-def write_audit(rows: Sequence[AuditRow], levels: Sequence[LevelRun], folder: Path) -> list[Path]:
-    """Write audit.json, audit.csv and audit.md; returns their paths."""
+def write_audit(
+    rows: Sequence[AuditRow], levels: Sequence[LevelRun], environment: Environment, folder: Path
+) -> list[Path]:
+    """Write audit.json, audit.csv and audit.md of an audit made in an environment; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    where = environment.environment(torch.device("cpu")).model_dump()
+    where = environment.model_dump()
     content = {
         "environment": where,
         "rows": [asdict(row) for row in rows],

@@ -196,9 +196,10 @@ def audit(
     """Measure orders and evaluations of other libraries' samplers against what they claim; eight minutes."""
     from bench.audit import CASES, write_audit
     from bench.audit import audit as rows_of
+    from bench.environment import environment, resolve_device
     from bench.native import level_runs
 
-    rows = []
+    where, rows = environment(resolve_device("cpu")), []
     with _progress() as progress:
         task = progress.add_task("starting", total=len(CASES))
         for row in rows_of():
@@ -206,7 +207,7 @@ def audit(
             progress.update(task, advance=1, description=row.solver)
             if not out.is_terminal and not as_json:
                 out.print(f"{len(rows)}/{len(CASES)} {row.solver}: {row.finding}", soft_wrap=True, markup=False)
-    written = write_audit(rows, list(level_runs()), out_folder)
+    written = write_audit(rows, list(level_runs()), where, out_folder)
     if as_json:
         sys.stdout.write(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     else:

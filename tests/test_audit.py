@@ -5,9 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench import audit, certify, native
 from bench.audit import CASES, AuditRow, Measured, audit_one, write_audit
+from bench.environment import environment
 from bench.native import LevelRun, native_evaluations
 from bench.problems.gaussian import Gaussian
 from bench.problems.mixture import Mixture2d
@@ -209,7 +211,7 @@ def test_the_three_files_hold_the_same_rows(tmp_path: Path) -> None:
         "order 1, claimed 2",
     )
     run = LevelRun("DEISMultistepScheduler", "use_karras_sigmas=True", 20, 20, 1, False, "1 of 20 evaluations wasted")
-    paths = write_audit([row], [run], tmp_path / "audit")
+    paths = write_audit([row], [run], environment(torch.device("cpu")), tmp_path / "audit")
     assert [path.name for path in paths] == ["audit.json", "audit.csv", "audit.md"]
     content = json.loads(paths[0].read_text(encoding="utf-8"))
     assert content["rows"][0]["finding"] == "order 1, claimed 2"

@@ -28,7 +28,7 @@ def build(sampler: str, settings: Mapping[str, Any]) -> "DiffusersSolver":
     """A scheduler with its settings.
 
     Raises:
-        UsageError: diffusers is not installed, or a setting that the scheduler does not have.
+        UsageError: diffusers is not installed, a setting that the scheduler does not have, or a value that it refuses.
     """
     cls, entry = getattr(library("diffusers"), sampler), MENU[sampler]
     known = defaults(cls.__init__, *(f for f in (getattr(cls, "step", None),) if f))
@@ -37,7 +37,13 @@ def build(sampler: str, settings: Mapping[str, Any]) -> "DiffusersSolver":
         # In the place of tau_func, a function of the training step.
         allowed["tau"] = 1.0
     name = f"diffusers:{sampler}"
-    return DiffusersSolver(name, choose(name, settings, {**allowed, "casts": "lift"}))
+    solver = DiffusersSolver(name, choose(name, settings, {**allowed, "casts": "lift"}))
+    short = {"num_train_timesteps": 4} if "num_train_timesteps" in defaults(cls.__init__) else {}
+    try:
+        cls(**solver.arguments(), **short)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise UsageError(name, f"diffusers refuses the settings: {error}", dict(settings), "Correct them") from error
+    return solver
 
 
 class Call(NamedTuple):
