@@ -9,6 +9,7 @@ from bench.environment import ROOT
 from bench.report import provenance_text
 from bench.store import Store
 from bench.tables import long_table, number, summary_table
+from pretrained.published import load_published_card, published_names
 from solvers.errors import UsageError
 
 REFERENCE = ROOT / "results" / "reference" / "quick"
@@ -92,15 +93,37 @@ def _problems() -> str:
     return _table(rows, {"name": "problem", "summary": "what it is", "metrics": "metrics"})
 
 
+def _published() -> str:
+    """Configurations of Song et al. and the files of their weights."""
+    rows: menus.Rows = []
+    for name in published_names():
+        card = load_published_card(name)
+        where = {"file": None, "page": None} if card.source is None else card.source.model_dump()
+        rows.append({"name": f"`{name}`", "parameters": card.parameters, "description": card.description, **where})
+    columns = {
+        "name": "name",
+        "parameters": "parameters",
+        "description": "what it is",
+        "file": "file",
+        "page": "download",
+    }
+    return _table(rows, columns)
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "results": _results,
     "problems": _problems,
     "solvers": _solvers,
     "solver table": _solver_table,
+    "published": _published,
 }
 
 # The sections that each page holds.
-PAGES = {"README.md": ("results", "problems", "solvers"), "docs/solvers.md": ("solver table",)}
+PAGES = {
+    "README.md": ("results", "problems", "solvers"),
+    "docs/solvers.md": ("solver table",),
+    "docs/networks.md": ("published",),
+}
 
 
 def render(page: str, text: str) -> str:

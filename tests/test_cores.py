@@ -111,9 +111,11 @@ def test_sizes_that_cannot_be_halved_are_refused() -> None:
 
 @pytest.mark.parametrize("kind", CORES)
 def test_a_gpu_is_not_made_to_touch_the_host(kind: str) -> None:
-    with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
-        network = CORES[kind]()
-        out = network(torch.empty(2, *network.shape), torch.empty(2))
+    with FakeTensorMode(), torch.no_grad():
+        with torch.device("cuda"):
+            network = CORES[kind]()
+            x, lam = torch.empty(2, *network.shape), torch.empty(2)
+        out = network(x, lam)
         assert out.device.type == "cuda"
 
 
