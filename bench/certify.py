@@ -61,8 +61,8 @@ class Order:
     interval: tuple[float, float] | None = None
 
 
-def order(solver: FixedStepSolver, problem: FlowProblem, seed: int = 0) -> Order:
-    """Measure a solver's order on a problem.
+def order(solver: FixedStepSolver, problem: FlowProblem, seed: int = 0, levels: tuple[int, ...] | None = None) -> Order:
+    """Measure a solver's order on a problem; ``levels`` in the place of STEPS or LAW_STEPS.
 
     Raises:
         UsageError: the solver declares no order.
@@ -71,9 +71,11 @@ def order(solver: FixedStepSolver, problem: FlowProblem, seed: int = 0) -> Order
     if declared is None:
         raise UsageError("order", f"{solver.key} declares no order of convergence", solver.settings)
     if not solver.stochastic:
-        return _judged(declared, SLACK_ODE, STEPS, ode_errors(solver, problem, STEPS, seed), problem.flow_precision)
+        steps = levels or STEPS
+        return _judged(declared, SLACK_ODE, steps, ode_errors(solver, problem, steps, seed), problem.flow_precision)
     if isinstance(problem, Gaussian):
-        return _judged(declared, SLACK_LAW, LAW_STEPS, law_errors(solver, problem, LAW_STEPS), problem.flow_precision)
+        steps = levels or LAW_STEPS
+        return _judged(declared, SLACK_LAW, steps, law_errors(solver, problem, steps), problem.flow_precision)
     return _simulated(declared, SLACK_LAW, coupled_differences(solver, problem, COUPLED_STEPS, seed), seed)
 
 

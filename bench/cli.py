@@ -97,7 +97,7 @@ def report(folder: Annotated[Path, typer.Argument(help="folder of a run")]) -> N
 
 @app.command(name="list")
 def list_(
-    what: Annotated[str, typer.Argument(help="problems, solvers, metrics, matrices or checkpoints")],
+    what: Annotated[str, typer.Argument(help="problems, solvers, peers, metrics, matrices or checkpoints")],
     as_json: Annotated[bool, typer.Option("--json", help="as a JSON list of objects")] = False,
     plugin: PluginOption = None,
 ) -> None:
@@ -172,6 +172,33 @@ def conformance(
         out.print(f"{len(results)} cases: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
     if any(result.verdict == "fail" for result in results):
         raise typer.Exit(1)
+
+
+@app.command()
+def audit(
+    out_folder: Annotated[Path, typer.Option("--out", help="folder for audit.json, .csv and .md")] = Path(
+        "results/runs/audit"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="print the rows as a JSON list too")] = False,
+) -> None:
+    """Measure orders and evaluations of other libraries' samplers against what they claim; eight minutes."""
+    from bench.audit import CASES, write_audit
+    from bench.audit import audit as rows_of
+    from bench.native import level_runs
+
+    rows = []
+    with _progress() as progress:
+        task = progress.add_task("starting", total=len(CASES))
+        for row in rows_of():
+            rows.append(row)
+            progress.update(task, advance=1, description=row.solver)
+            if not out.is_terminal and not as_json:
+                out.print(f"{len(rows)}/{len(CASES)} {row.solver}: {row.finding}", soft_wrap=True, markup=False)
+    written = write_audit(rows, list(level_runs()), out_folder)
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    else:
+        out.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True, markup=False)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from bench.store import Store
 from bench.tables import long_table, number, summary_table
 from pretrained.published import load_published_card, published_names
 from solvers.errors import UsageError
+from solvers.peers.schedulers import NOT_ADAPTED
 
 REFERENCE = ROOT / "results" / "reference" / "quick"
 
@@ -110,12 +111,23 @@ def _published() -> str:
     return _table(rows, columns)
 
 
+def _peers() -> str:
+    return _table(menus.peers(), {"name": "sampler", "claim": "where its order is claimed"})
+
+
+def _not_adapted() -> str:
+    rows = [{"name": f"diffusers:{name}", "reason": reason} for name, reason in sorted(NOT_ADAPTED.items())]
+    return _table(rows, {"name": "not adapted", "reason": "because"})
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "results": _results,
     "problems": _problems,
     "solvers": _solvers,
     "solver table": _solver_table,
     "published": _published,
+    "peers": _peers,
+    "not adapted": _not_adapted,
 }
 
 # The sections that each page holds.
@@ -123,6 +135,7 @@ PAGES = {
     "README.md": ("results", "problems", "solvers"),
     "docs/solvers.md": ("solver table",),
     "docs/networks.md": ("published",),
+    "docs/peers.md": ("peers", "not adapted"),
 }
 
 

@@ -11,7 +11,7 @@ from bench.problems.problem import problem_classes
 from bench.record import CellSpec
 from pretrained.yaml_model import read_mapping, validate
 from solvers.errors import UsageError, unknown_name
-from solvers.grids import GRIDS
+from solvers.grids import get_grid
 from solvers.registry import get_solver, solver_classes
 from solvers.solver import Solver
 
@@ -30,8 +30,7 @@ class _Section(BaseModel):
 
 def _known_grids(grids: list[str] | None) -> list[str] | None:
     for grid in grids or []:
-        if grid not in GRIDS:
-            raise unknown_name("matrix", "grid", grid, GRIDS)
+        get_grid(grid, "matrix")
     return grids
 
 
@@ -148,7 +147,7 @@ class Matrix(_Section):
             CellSpec(
                 problem=problem.name,
                 n=problem.n,
-                solver=entry.name,
+                solver=solver.key,
                 settings=settings,
                 grid=grid,
                 budget=budget,
@@ -182,7 +181,7 @@ class Matrix(_Section):
         if solvers:
             listed = {entry["name"] for entry in content["solvers"]}
             for name in solvers:
-                if name not in solver_classes():
+                if name not in solver_classes() and ":" not in name:
                     raise unknown_name(f"matrix {self.name}", "solver", name, solver_classes())
             content["solvers"] = [entry for entry in content["solvers"] if entry["name"] in solvers]
             content["solvers"] += [{"name": name} for name in dict.fromkeys(solvers) if name not in listed]

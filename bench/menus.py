@@ -9,6 +9,7 @@ from bench.problems.problem import problem_classes
 from pretrained import zoo
 from pretrained.card import load_card
 from pretrained.published import load_published_card, published_names
+from solvers.peers import peer_claims
 from solvers.registry import solver_classes
 from solvers.solver import FixedStepSolver
 
@@ -46,6 +47,11 @@ def solvers() -> Rows:
             }
         )
     return rows
+
+
+def peers() -> Rows:
+    """Samplers of other libraries that run as solvers, whether installed or not."""
+    return [{"name": name, "library": name.partition(":")[0], "claim": claim} for name, claim in peer_claims().items()]
 
 
 def metrics() -> Rows:
@@ -116,6 +122,7 @@ def checkpoints() -> Rows:
 MENUS: dict[str, tuple[Callable[[], Rows], list[str]]] = {
     "problems": (problems, ["name", "summary"]),
     "solvers": (solvers, ["name", "family", "order", "evaluations per step", "recommended grid"]),
+    "peers": (peers, ["name", "claim"]),
     "metrics": (metrics, ["name", "label", "unit", "direction"]),
     "matrices": (matrices, ["name", "cells", "description"]),
     "checkpoints": (checkpoints, ["name", "kind", "data", "parameters", "final loss", "where"]),

@@ -46,7 +46,8 @@ class CellSpec(_Section):
         content = json.dumps(self.model_dump(), sort_keys=True).encode()
         effort = f"nfe{self.budget}" if self.budget else f"tol{self.settings['rtol']:g}"
         digest = hashlib.sha256(content).hexdigest()[:10]
-        return f"{self.problem}-{self.solver}-{self.grid}-{effort}-seed{self.seed}-{digest}"
+        solver = self.solver.replace(":", "-")
+        return f"{self.problem}-{solver}-{self.grid}-{effort}-seed{self.seed}-{digest}"
 
 
 class MetricValue(_Section):

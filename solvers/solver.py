@@ -1,7 +1,7 @@
 """Solvers: what they declare, the loop of those with a fixed grid, and ``integrate``."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, get_args
@@ -42,6 +42,11 @@ class Solver(ABC):
     constrainable: ClassVar[bool] = False
     recommended_grid: ClassVar[str | None] = None
     reference: ClassVar[str]
+
+    @classmethod
+    def form(cls, settings: Mapping[str, Any]) -> "type[Solver]":
+        """The class that takes these settings: this one, unless the key offers both fixed and adaptive steps."""
+        return cls
 
     @abstractmethod
     def solve(self, process: ReverseProcess, x: Tensor, ts: Tensor, brownian: Brownian | None) -> Tensor:

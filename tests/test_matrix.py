@@ -9,8 +9,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.cell import run_cell
 from bench.matrix import MATRICES, Matrix, load_matrix, matrix_names
 from bench.record import CellSpec
+from bench.store import Store
 from solvers.errors import UsageError
 from solvers.grids import GRIDS
 from solvers.registry import get_solver, solver_classes
@@ -79,6 +81,22 @@ def test_a_solver_with_a_recommended_grid_gets_a_second_row_and_no_other() -> No
     assert {c.grid for c in matrix(solvers=[{"name": "heun"}], recommended_grids=False).cells("cpu")} == {"log_snr"}
 
 
+def test_settings_decide_whether_a_row_has_budgets_or_tolerances() -> None:
+    """One key, fixed and adaptive: the budgets of the one, the tolerances of the other."""
+    rows = [
+        ("torchdiffeq", {"method": "rk4"}, True),
+        ("torchdiffeq", {"method": "bosh3"}, False),
+        ("torchsde", {"method": "srk"}, True),
+        ("torchsde", {"method": "srk", "stepping": "adaptive"}, False),
+    ]
+    for name, chosen, fixed in rows:
+        cells = matrix(solvers=[{"name": name, "settings": chosen, "tolerances": [1e-2]}]).cells("cpu")
+        assert {cell.grid for cell in cells} == {"log_snr" if fixed else "adaptive"}
+        assert all((cell.budget is not None) == fixed for cell in cells)
+        assert all(get_solver(name, **cell.settings).adaptive != fixed for cell in cells)
+        assert all(cell.settings.get("rtol") == (None if fixed else 1e-2) for cell in cells)
+
+
 def test_a_recommended_grid_that_is_asked_for_anyway_is_one_row() -> None:
     cells = matrix(solvers=[{"name": "heun"}], grids=["karras"]).cells("cpu")
     assert [cell.grid for cell in cells] == ["karras"] * 4
@@ -88,6 +106,15 @@ def test_a_problem_overrides_budgets_and_grids() -> None:
     problem = {"name": "gaussian", "n": 4, "budgets": [7], "grids": ["uniform", "quadratic"]}
     found = {(c.budget, c.grid) for c in matrix(problems=[problem]).cells("cpu")}
     assert found == {(7, "uniform"), (7, "quadratic")}
+
+
+def test_every_grid_runs_in_a_matrix(tmp_path: Path) -> None:
+    grids = [*GRIDS, "karras_3"]
+    cells = matrix(grids=grids, problems=[{"name": "gaussian", "n": 4, "budgets": [7]}], seeds=[0]).cells("cpu")
+    assert sorted(c.grid for c in cells) == sorted(grids)
+    store = Store(tmp_path)
+    store.create()
+    assert all(store.read(run_cell(cell, store)).status == "done" for cell in cells)
 
 
 def test_coupled_solvers_are_not_cut_into_batches() -> None:
@@ -229,6 +256,10 @@ def test_selection_refuses_a_problem_that_exists_but_is_not_in_the_matrix() -> N
         ({"solvers": [{"name": "ddim", "eta": 1}]}, r"no key 'solvers.0.eta'.* Known: .*solvers.0.settings"),
         ({"solvers": [{"name": "huen"}]}, r"no solver 'huen'; did you mean 'heun'\?"),
         ({"problems": [{"name": "gausian", "n": 4}]}, r"no problem 'gausian'; did you mean 'gaussian'\?"),
+        (
+            {"grids": ["karras_seven"]},
+            r"the exponent of karras_RHO is a number other than 0; got 'karras_seven'",
+        ),
         ({"grids": ["logsnr"]}, r"no grid 'logsnr'; did you mean 'log_snr'\?"),
         (
             {"problems": [{"name": "gaussian", "n": 4, "grids": ["uniforn"]}]},

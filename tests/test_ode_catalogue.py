@@ -19,7 +19,6 @@ from solvers.control import StepControl
 from solvers.errors import DivergenceError, UsageError
 from solvers.grids import make_grid
 from solvers.likelihood import log_density, rademacher
-from solvers.methods import _pairs
 from solvers.methods._exponential import phi
 from solvers.methods._multistep import interpolation_weights
 from solvers.process import ReverseProcess
@@ -68,9 +67,8 @@ ADAPTIVE: list[tuple[str, dict[str, Any]]] = [
     ("rk45", {"pair": "bogacki_shampine"}),
     ("rk45", {"pair": "dormand_prince"}),
     ("rk45", {"pair": "tsitouras"}),
+    ("rk45", {"pair": "dormand_prince_853"}),
     ("scipy_rk45", {}),
-    ("scipy_rk45", {"method": "RK23"}),
-    ("scipy_rk45", {"method": "DOP853"}),
     ("dpm_adaptive", {"order": 2}),
     ("dpm_adaptive", {"order": 3}),
     ("exponential_rk", {}),
@@ -334,7 +332,7 @@ def test_evaluations_are_declared(name: str, settings: dict[str, Any], order: in
         ("exponential_rk", {"controller": "D"}),
         ("dpm_adaptive", {"order": 1}),
         ("dpm_adaptive", {"h_init": 0.0}),
-        ("scipy_rk45", {"method": "LSODA"}),
+        ("scipy_rk45", {"atol": 0.0}),
     ],
 )
 def test_settings_out_of_range_are_refused(name: str, settings: dict[str, Any]) -> None:
@@ -358,26 +356,6 @@ def test_phi_by_its_integral(k: int) -> None:
 def test_adams_bashforth_coefficients() -> None:
     weights = interpolation_weights([0.0, -1.0, -2.0, -3.0], [1, 1 / 2, 1 / 3, 1 / 4])
     assert weights == pytest.approx([55 / 24, -59 / 24, 37 / 24, -9 / 24])
-
-
-@pytest.mark.parametrize("pair", [_pairs.BOGACKI_SHAMPINE, _pairs.DORMAND_PRINCE, _pairs.TSITOURAS])
-def test_pairs_meet_their_order_conditions(pair: _pairs.Pair) -> None:
-    n = len(pair.c)
-    a = np.array([[*row, *[0.0] * (n - len(row))] for row in pair.a])
-    b, c = np.array(pair.b), np.array(pair.c, dtype=float)
-    np.testing.assert_allclose(a.sum(1), c, atol=1e-13)
-    for q in range(pair.order):
-        assert b @ c**q == pytest.approx(1 / (q + 1), abs=1e-13)
-        if q < pair.order - 1:
-            assert b @ (a @ c**q) == pytest.approx(1 / ((q + 1) * (q + 2)), abs=1e-13)
-        if q < pair.order - 2:
-            assert b @ (c * (a @ c**q)) == pytest.approx(1 / ((q + 1) * (q + 3)), abs=1e-13)
-            assert b @ (a @ (a @ c**q)) == pytest.approx(1 / ((q + 1) * (q + 2) * (q + 3)), abs=1e-13)
-    np.testing.assert_allclose(a[-1], b, atol=1e-15)
-    # The embedded solution is of order k - 1 and no more.
-    e = np.array(pair.e)
-    assert max(abs(e @ c**q) for q in range(pair.k - 1)) < 1e-13
-    assert abs(e @ c ** (pair.k - 1)) > 1e-5
 
 
 def adaptive_run(

@@ -14,7 +14,7 @@ from bench.problems.mixture import Mixture2d
 from solvers.brownian import Tape, UnitProbes
 from solvers.errors import UsageError
 from solvers.grids import make_grid
-from solvers.methods._adams import adams_weights
+from solvers.methods._multistep import adams_weights
 from solvers.process import ReverseProcess
 from solvers.registry import get_solver
 from solvers.sde import EDM, SDES, VE, VP, ForwardSDE, RectifiedFlow, SubVP

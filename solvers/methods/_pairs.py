@@ -20,6 +20,8 @@ class Pair(NamedTuple):
         a: rows of the stages, row i of length i.
         b: weights of x_s.
         e: weights of the estimate.
+        e_3: weights of a second estimate, of lower order, which keeps the first from being trusted where it happens to
+            be small.
     """
 
     order: int
@@ -28,6 +30,7 @@ class Pair(NamedTuple):
     a: tuple[tuple[float, ...], ...]
     b: tuple[float, ...]
     e: tuple[float, ...]
+    e_3: tuple[float, ...] | None = None
 
 
 BOGACKI_SHAMPINE = Pair(

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from solvers.methods._adams import adams_weights
+from solvers.methods._multistep import adams_weights
 from solvers.process import ReverseProcess
 from solvers.registry import register
 from solvers.solver import FixedStepSolver

@@ -88,6 +88,10 @@ class PredictorCorrector(FixedStepSolver):
     def nfe(self, steps: int) -> int:
         return self._predictor.nfe(steps) + (self.corrector_steps * steps if self.corrector != "none" else 0)
 
+    def init(self, process: ReverseProcess, x: Tensor, ts: Tensor) -> Any:
+        """The predictor's."""
+        return self._predictor.init(process, x, ts)
+
     def step(
         self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any
     ) -> tuple[Tensor, Any]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, get_args
 from torch import Tensor
 
 from solvers.errors import UsageError, unknown_name
-from solvers.methods._adams import adams_weights
+from solvers.methods._multistep import adams_weights
 from solvers.process import ReverseProcess
 from solvers.registry import register
 from solvers.solver import FixedStepSolver
