@@ -9,6 +9,7 @@ from bench.environment import ROOT
 from bench.report import provenance_text
 from bench.store import Store
 from bench.tables import long_table, number, summary_table
+from pretrained.published import load_published_card, published_names
 from solvers.errors import UsageError
 from solvers.peers.schedulers import NOT_ADAPTED
 
@@ -93,6 +94,23 @@ def _problems() -> str:
     return _table(rows, {"name": "problem", "summary": "what it is", "metrics": "metrics"})
 
 
+def _published() -> str:
+    """Configurations of Song et al. and the files of their weights."""
+    rows: menus.Rows = []
+    for name in published_names():
+        card = load_published_card(name)
+        where = {"file": None, "page": None} if card.source is None else card.source.model_dump()
+        rows.append({"name": f"`{name}`", "parameters": card.parameters, "description": card.description, **where})
+    columns = {
+        "name": "name",
+        "parameters": "parameters",
+        "description": "what it is",
+        "file": "file",
+        "page": "download",
+    }
+    return _table(rows, columns)
+
+
 def _peers() -> str:
     return _table(menus.peers(), {"name": "sampler", "claim": "where its order is claimed"})
 
@@ -107,6 +125,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "problems": _problems,
     "solvers": _solvers,
     "solver table": _solver_table,
+    "published": _published,
     "peers": _peers,
     "not adapted": _not_adapted,
 }
@@ -115,6 +134,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
 PAGES = {
     "README.md": ("results", "problems", "solvers"),
     "docs/solvers.md": ("solver table",),
+    "docs/networks.md": ("published",),
     "docs/peers.md": ("peers", "not adapted"),
 }
 

@@ -1,7 +1,8 @@
 """Checkpoints that Song et al. published: which file it is, where it is downloaded from, and where it is looked for.
 
-None is shipped: 62 to 108 million weights, their averages and the optimiser's two moments make 1 to 1.7 GB. A card names the file below the folder of
-checkpoints, ``SCOREBENCH_CHECKPOINTS`` or ``~/.cache/scorebench/checkpoints``, as the authors' drive lays them out.
+None is shipped: 62 to 108 million weights, their averages and the optimiser's two moments make 1 to 1.7 GB. A card
+names the file below the folder of checkpoints, ``SCOREBENCH_CHECKPOINTS`` or ``~/.cache/scorebench/checkpoints``, as
+the authors' drive lays them out.
 
 Reference: Song et al. 2021, arXiv:2011.13456; github.com/yang-song/score_sde_pytorch.
 """

@@ -186,9 +186,12 @@ def test_wrong_sizes_and_widths_are_refused() -> None:
 
 
 def test_a_gpu_is_not_made_to_touch_the_host() -> None:
-    with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
-        built = NCSNpp((3, 8, 8), settings(progressive_input="residual", progressive="residual", scale_by_sigma=True))
-        out = built(torch.empty(2, 3, 8, 8), torch.empty(2))
+    with FakeTensorMode(), torch.no_grad():
+        with torch.device("cuda"):
+            choice = {"progressive_input": "residual", "progressive": "residual", "scale_by_sigma": True}
+            built = NCSNpp((3, 8, 8), settings(**choice))
+            x, labels = torch.empty(2, 3, 8, 8), torch.empty(2)
+        out = built(x, labels)
         assert (out.device.type, out.shape) == ("cuda", (2, 3, 8, 8))
 
 
