@@ -1,5 +1,6 @@
 """The menu of solvers: one file a solver in ``solvers/methods``, entry points, plug-in files."""
 
+import contextlib
 import importlib
 import importlib.util
 import pkgutil
@@ -71,6 +72,43 @@ def get_solver(name: str, **settings: Any) -> Solver:
                 raise UsageError("get_solver", f"{name} has no settings", key, "Leave it out")
             raise unknown_name("get_solver", f"setting of {name}", key, known)
     return classes[name](**settings)
+
+
+def parse_solver(text: str) -> Solver:
+    """The solver written as ``key`` or ``key?setting=value&...``; values as YAML writes scalars.
+
+    Raises:
+        UsageError: a setting without a value, or whatever :func:`get_solver` refuses.
+    """
+    name, settings = split_settings(text)
+    return get_solver(name, **settings)
+
+
+def split_settings(text: str) -> tuple[str, dict[str, Any]]:
+    """Name and settings of ``key?setting=value&...``.
+
+    Raises:
+        UsageError: a setting without a value, or given twice.
+    """
+    name, mark, rest = text.partition("?")
+    settings: dict[str, Any] = {}
+    for part in rest.split("&") if mark else ():
+        key, equals, value = part.partition("=")
+        if not (key and equals) or key in settings:
+            raise UsageError("parse_solver", "settings read ?setting=value&..., each once", text, "E.g. deis?order=2")
+        settings[key] = _scalar(value)
+    return name, settings
+
+
+def _scalar(text: str) -> Any:
+    """A YAML scalar: null, true, false, whole number, number or text."""
+    words = {"null": None, "true": True, "false": False}
+    if text in words:
+        return words[text]
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def load_plugin(path: str | Path) -> None:

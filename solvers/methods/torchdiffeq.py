@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -49,6 +49,13 @@ class Torchdiffeq(AdaptiveSolver):
     family: ClassVar[str] = "probability-flow ODE, adaptive"
     stochastic: ClassVar[bool] = False
     batch_coupled: ClassVar[bool] = True
+    certified: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"method": "dopri5"},
+        {"method": "dopri8"},
+        {"method": "bosh3"},
+        {"method": "fehlberg2"},
+        {"method": "adaptive_heun"},
+    )
     reference: ClassVar[str] = "Chen 2018, github.com/rtqichen/torchdiffeq"
 
     def __post_init__(self) -> None:
