@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -14,6 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.certificate import FALLS, ORDERS, Comparison, Line, certificate
+from bench.environment import environment
+from bench.record import Environment
 from solvers.errors import UsageError
 from solvers.registry import get_solver, load_plugin, parse_solver, solver_classes, solver_names
 from solvers.sde import SDES
@@ -21,6 +24,7 @@ from solvers.solver import Solver
 
 # Certificates that are shown line by line; of more, each has a row.
 IN_FULL = 6
+CERTIFICATES, PROVENANCE = "certificates.json", "provenance.json"
 SHOWN_WITH_PROBLEM = (*ORDERS, FALLS)
 MARKS = {
     "pass": "",
@@ -54,8 +58,7 @@ def selected(names: Sequence[str], every: bool) -> list[Solver]:
     chosen: list[Solver] = []
     for name in solver_names() if every else names:
         solver = parse_solver(name)
-        variants = ({},) if "?" in name else type(solver).certified
-        chosen += [get_solver(solver.key, **variant) for variant in variants] if "?" not in name else [solver]
+        chosen += [solver] if "?" in name else [get_solver(name, **settings) for settings in solver.certified]
     return list(dict.fromkeys(chosen))
 
 
@@ -102,8 +105,9 @@ def in_order(done: Iterable[tuple[Task, list[Line]]], tasks: Sequence[Task]) -> 
 
 def title(solver: str, settings: dict[str, Any]) -> str:
     """``key?setting=value&...`` with the settings that are not the defaults, as it is typed."""
-    defaults = {field.name: field.default for field in fields(solver_classes()[solver])}
-    changed = [f"{key}={_written(value)}" for key, value in settings.items() if value != defaults[key]]
+    cls = solver_classes().get(solver)
+    defaults = {field.name: field.default for field in fields(cls)} if cls else {}
+    changed = [f"{key}={_written(value)}" for key, value in settings.items() if value != defaults.get(key)]
     return solver + ("?" + "&".join(changed) if changed else "")
 
 
@@ -114,6 +118,22 @@ def _written(value: object) -> str:
 def as_json(lines: Sequence[Line]) -> str:
     """The lines as a JSON list, an object a line of text."""
     return "[\n" + ",\n".join(json.dumps(asdict(line)) for line in lines) + "\n]\n"
+
+
+def write(lines: Sequence[Line], folder: Path) -> None:
+    """``certificates.json``, and ``provenance.json`` beside it: versions, commit, machine, date."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CERTIFICATES).write_text(as_json(lines), encoding="utf-8")
+    provenance = environment(torch.device("cpu")).model_dump_json(indent=1)
+    (folder / PROVENANCE).write_text(provenance + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> tuple[list[Line], Environment | None]:
+    """The lines that were written to a folder and where they were measured; none if there are none."""
+    if not (folder / CERTIFICATES).is_file():
+        return [], None
+    lines = [Line(**entry) for entry in json.loads((folder / CERTIFICATES).read_text(encoding="utf-8"))]
+    return lines, Environment.model_validate_json((folder / PROVENANCE).read_text(encoding="utf-8"))
 
 
 def tables(lines: Sequence[Line]) -> Iterator[Table]:

@@ -169,6 +169,7 @@ def check(
     plugin: PluginOption = None,
     against: Annotated[str | None, typer.Option(help="compare with this solver too, on the same starts")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="as a JSON list of objects")] = False,
+    out_folder: Annotated[Path | None, typer.Option("--out", help="folder for certificates and provenance")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="processes [one a processor]")] = None,
 ) -> None:
     """Certify solvers: measured order, counted evaluations, invariances; exit code 1 if a claim fails."""
@@ -191,6 +192,8 @@ def check(
         if rival is not None:
             progress.update(bar, description=f"against {against}")
             lines += [line for solver in chosen for line in compared(solver, rival)]
+    if out_folder is not None:
+        checking.write(lines, out_folder)
     if as_json:
         sys.stdout.write(checking.as_json(lines))
     else:
@@ -199,6 +202,20 @@ def check(
         out.print(checking.summary(lines), highlight=False)
     if any(line.verdict == "fail" for line in lines):
         raise typer.Exit(1)
+
+
+@app.command(name="new-solver")
+def new_solver(
+    name: Annotated[str, typer.Argument(help="registry key, lower snake case")],
+    out_folder: Annotated[Path | None, typer.Option("--out", help="folder [solvers/methods of the checkout]")] = None,
+) -> None:
+    """Write a solver's one file, with a step that works and its docstring."""
+    from bench.new_solver import new_solver as write
+
+    path = write(name, out_folder)
+    option = f" --plugin {path}" if out_folder is not None else ""
+    text = f"Written: {path}\nPut your step there, then: scorebench check {name}{option}"
+    out.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 @app.command()

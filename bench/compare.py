@@ -107,7 +107,7 @@ def _placed(solver: Solver, problem: FlowProblem, budget: int) -> tuple[Solver, 
 def _path_errors(solver: Solver, steps: int, problem: FlowProblem) -> Tensor:
     """Distance of each sample from the exact flow, rms over the coordinates, (n,)."""
     x, exact = trajectories(problem, PAIRS, 0)
-    result = integrate(solver, problem.process(), x, make_grid(GRID, problem.sde, steps))
+    result = integrate(solver, problem.process(), x.clone(), make_grid(GRID, problem.sde, steps))
     return (result - exact).square().flatten(1).mean(1).sqrt()
 
 

@@ -90,7 +90,7 @@ def _sweep(
     for tolerance in tolerances:
         process = problem.process()
         tuned = replace(cast(Any, solver), rtol=tolerance, atol=tolerance)
-        results.append(integrate(tuned, process, x, ends, problem.brownian(len(x), seed)))
+        results.append(integrate(tuned, process, x.clone(), ends, problem.brownian(len(x), seed)))
         evaluations.append(process.evaluations.rows / len(x))
     return torch.stack(results), tuple(evaluations)
 

@@ -80,7 +80,6 @@ class Ipndm(FixedStepSolver):
         {"order": 2},
         {"order": 3, "start": "runge_kutta"},
         {"order": 4, "start": "runge_kutta"},
-        {"order": 4, "coefficients": "fixed"},
     )
     reference: ClassVar[str] = "Zhang & Chen 2023, arXiv:2204.13902"
 
