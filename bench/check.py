@@ -106,7 +106,7 @@ def in_order(done: Iterable[tuple[Task, list[Line]]], tasks: Sequence[Task]) -> 
 def title(solver: str, settings: dict[str, Any]) -> str:
     """``key?setting=value&...`` with the settings that are not the defaults, as it is typed."""
     cls = solver_classes().get(solver)
-    defaults = {field.name: field.default for field in fields(cls)} if cls else {}
+    defaults = {field.name: field.default for field in fields(cls)} if cls is not None else {}
     changed = [f"{key}={_written(value)}" for key, value in settings.items() if value != defaults.get(key)]
     return solver + ("?" + "&".join(changed) if changed else "")
 
