@@ -202,7 +202,8 @@ def is_affine(solver: FixedStepSolver, problem: Gaussian) -> bool:
         return False
     gain = one[:1] - none[:1]
     off = torch.maximum((one - none - gain).abs().max(), (two - one - gain).abs().max())
-    return bool(off < AFFINE * none.abs().max())
+    # What is no number is for the law to tell.
+    return not bool(off > AFFINE * none.abs().max())
 
 
 def coupled_differences(
