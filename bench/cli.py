@@ -174,6 +174,7 @@ def check(
 ) -> None:
     """Certify solvers: measured order, counted evaluations, invariances; exit code 1 if a claim fails."""
     from bench import check as checking
+    from bench.certificate_tables import summary, tables
     from bench.compare import compared
     from solvers.registry import parse_solver
 
@@ -197,9 +198,9 @@ def check(
     if as_json:
         sys.stdout.write(checking.as_json(lines))
     else:
-        for table in checking.tables(lines):
+        for table in tables(lines):
             out.print(table)
-        out.print(checking.summary(lines), highlight=False)
+        out.print(summary(lines), highlight=False)
     if any(line.verdict == "fail" for line in lines):
         raise typer.Exit(1)
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from bench import menus
 from bench.certificate import ACCEPTS, AGAINST_EVALUATIONS, ORDER, Line
-from bench.check import measured_range, read, summary
+from bench.certificate_tables import measured_range, summary
+from bench.check import read
 from bench.environment import ROOT
 from bench.report import provenance_text
 from bench.store import Store

@@ -9,6 +9,7 @@ import torch
 
 from bench import check, cli, new_solver
 from bench.certificate import Line
+from bench.certificate_tables import summary, tables
 from bench.compare import compared, difference_interval, verdict_of
 from bench.menus import solvers as solver_rows
 from solvers import registry
@@ -134,12 +135,12 @@ def test_the_terminal_shows_every_line_of_a_few_and_what_did_not_pass_of_many() 
     few = [line(k, "pass") for k in range(2)]
     many = [*(line(k, "pass") for k in range(9)), line(9, "fail")]
     for lines, count in ((few, 2), (many, 2)):
-        shown = list(check.tables(lines))
+        shown = list(tables(lines))
         assert len(shown) == count
         console.print(*shown)
     text = console.export_text()
     assert "0.40 ✗" in text
-    assert check.summary(many) == "10 certificates, 10 claims: 9 pass, 1 fail"
+    assert summary(many) == "10 certificates, 10 claims: 9 pass, 1 fail"
 
 
 def test_processes_give_the_lines_of_one() -> None:
