@@ -134,8 +134,10 @@ Measure = Callable[[], Found]
 
 
 def _finite(measured: float | str | None) -> float | str | None:
-    """JSON knows no NaN and no infinity: they are told in words."""
-    return str(measured) if isinstance(measured, float) and not math.isfinite(measured) else measured
+    """JSON knows no NaN, which is nothing measured, and no infinity, which is told in words."""
+    if not isinstance(measured, float) or math.isfinite(measured):
+        return measured
+    return None if math.isnan(measured) else str(measured)
 
 
 def _guarded(measure: Measure) -> Found:

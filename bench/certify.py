@@ -38,10 +38,11 @@ GRID = "karras"
 COARSEST = 32
 ODE_FINEST = (1024, 2048)
 LAW_FINEST = (512, 1024)
-# Levels and samples of a simulation; where these are not yet in the order's range, finer ones; where they are lost in
-# the sampling error, the same with more samples.
+# Levels and samples of a simulation; where these are not yet in the order's range, finer ones (at which the differences
+# of a solver of lower order are still seen, those of the order declared perhaps no more); where they are lost in the
+# sampling error, the same with more samples.
 COUPLED = ((16, 32, 64, 128), 10_000)
-FINER = (24, 48, 96, 192), 20_000
+FINER = (((24, 48, 96, 192), 20_000), ((64, 128, 256, 512), 20_000))
 MORE = (16, 32, 64, 128), 20_000
 LEVELS = 3
 # Rounding of a map that is affine, relative to its values.
@@ -109,7 +110,12 @@ def order(
         return simulated(declared, SLACK_LAW, steps[:-1], coupled_differences(solver, problem, steps, seed, n), seed)
 
     report = coupled(COUPLED)
-    return report if report.verdict == "pass" else coupled(FINER if report.verdict == "fail" else MORE)
+    if report.verdict == "unresolved":
+        report = coupled(MORE)
+    for levels in FINER:
+        if report.verdict == "fail":
+            report = coupled(levels)
+    return report
 
 
 def doublings(finest: int) -> tuple[int, ...]:
