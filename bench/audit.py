@@ -114,7 +114,7 @@ class Measured:
     """
 
     problem: str
-    steps: tuple[int, ...]
+    steps: tuple[float, ...]
     errors: tuple[float | None, ...]
     slope: float | None
     interval: tuple[float, float] | None

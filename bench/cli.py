@@ -215,6 +215,63 @@ def audit(
 
 
 @app.command()
+def check(
+    solvers: Annotated[list[str] | None, typer.Argument(help="names, or name?setting=value&setting=value")] = None,
+    every: Annotated[bool, typer.Option("--all", help="every registered solver")] = False,
+    plugin: PluginOption = None,
+    against: Annotated[str | None, typer.Option(help="compare with this solver too, on the same starts")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="as a JSON list of objects")] = False,
+    out_folder: Annotated[Path | None, typer.Option("--out", help="folder for certificates and provenance")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="processes [one a processor]")] = None,
+) -> None:
+    """Certify solvers: measured order, counted evaluations, invariances; exit code 1 if a claim fails."""
+    from bench import check as checking
+    from bench.certificate_tables import summary, tables
+    from bench.compare import compared
+    from solvers.registry import parse_solver
+
+    plugins = _load_plugins(plugin)
+    names = [*(solvers or ()), *(path.stem for path in plugin or () if not solvers and not every)]
+    chosen = checking.selected(names, every)
+    rival = parse_solver(against) if against else None
+    tasks = checking.tasks_of(chosen)
+    with _progress(err) as progress:
+        bar = progress.add_task("certificates", total=len(tasks))
+        done = []
+        for task, found in checking.lines_of(tasks, plugins, jobs or _threads()):
+            done.append((task, found))
+            progress.update(bar, advance=1, description=f"{task.solver} {task.sde}")
+        lines = checking.in_order(done, tasks)
+        if rival is not None:
+            progress.update(bar, description=f"against {against}")
+            lines += [line for solver in chosen for line in compared(solver, rival)]
+    if out_folder is not None:
+        checking.write(lines, out_folder)
+    if as_json:
+        sys.stdout.write(checking.as_json(lines))
+    else:
+        for table in tables(lines):
+            out.print(table)
+        out.print(summary(lines), highlight=False)
+    if any(line.verdict == "fail" for line in lines):
+        raise typer.Exit(1)
+
+
+@app.command(name="new-solver")
+def new_solver(
+    name: Annotated[str, typer.Argument(help="registry key, lower snake case")],
+    out_folder: Annotated[Path | None, typer.Option("--out", help="folder [solvers/methods of the checkout]")] = None,
+) -> None:
+    """Write a solver's one file, with a step that works and its docstring."""
+    from bench.new_solver import new_solver as write
+
+    path = write(name, out_folder)
+    option = f" --plugin {path}" if out_folder is not None else ""
+    text = f"Written: {path}\nPut your step there, then: scorebench check {name}{option}"
+    out.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+@app.command()
 def docs(
     check: Annotated[bool, typer.Option("--check", help="write nothing; exit code 1 if something is stale")] = False,
 ) -> None:
@@ -288,9 +345,11 @@ def _threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _progress() -> Progress:
+def _progress(console: Console = out) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=out, disable=not out.is_terminal)
+    return Progress(
+        *columns, TextColumn("left"), TimeRemainingColumn(), console=console, disable=not console.is_terminal
+    )
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Embedded Runge–Kutta pairs on the probability-flow ODE, every sample with its own steps."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -68,6 +68,13 @@ class Rk45(AdaptiveSolver):
 
     family: ClassVar[str] = "probability-flow ODE, adaptive"
     stochastic: ClassVar[bool] = False
+    certified: ClassVar[tuple[dict[str, Any], ...]] = (
+        {},
+        {"pair": "bogacki_shampine"},
+        {"pair": "tsitouras"},
+        {"pair": "dormand_prince_853"},
+        {"controller": "PI"},
+    )
     reference: ClassVar[str] = "Dormand & Prince 1980"
 
     def __post_init__(self) -> None:

@@ -57,6 +57,23 @@ class SaSolver(FixedStepSolver):
 
     family: ClassVar[str] = "reverse SDE"
     multistep: ClassVar[bool] = True
+    certified: ClassVar[tuple[dict[str, Any], ...]] = (
+        {},
+        {"predictor_order": 1, "corrector_order": 0},
+        {"predictor_order": 2, "corrector_order": 0},
+        {"predictor_order": 3, "corrector_order": 0},
+        {"predictor_order": 4, "corrector_order": 4},
+        {"predictor_order": 1, "corrector_order": 2},
+        {"tau": 0.5},
+        {"tau": 0.0},
+        {"predictor_order": 1, "corrector_order": 0, "tau": 0.0},
+        {"predictor_order": 2, "corrector_order": 0, "tau": 0.0},
+        {"predictor_order": 3, "corrector_order": 0, "tau": 0.0, "start": "runge_kutta"},
+        {"predictor_order": 4, "corrector_order": 0, "tau": 0.0, "start": "runge_kutta"},
+        {"predictor_order": 1, "corrector_order": 2, "tau": 0.0},
+        {"predictor_order": 2, "corrector_order": 3, "tau": 0.0, "start": "runge_kutta"},
+        {"predictor_order": 3, "corrector_order": 4, "tau": 0.0, "start": "runge_kutta"},
+    )
     reference: ClassVar[str] = "Xue et al. 2023, arXiv:2309.05019"
 
     def __post_init__(self) -> None:

@@ -88,6 +88,19 @@ class Torchdiffeq(AdaptiveSolver):
     family: ClassVar[str] = "probability-flow ODE, adaptive"
     stochastic: ClassVar[bool] = False
     batch_coupled: ClassVar[bool] = True
+    certified: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"method": "dopri5"},
+        {"method": "dopri8"},
+        {"method": "bosh3"},
+        {"method": "fehlberg2"},
+        {"method": "adaptive_heun"},
+        {"method": "euler"},
+        {"method": "midpoint"},
+        {"method": "heun3"},
+        {"method": "rk4"},
+        {"method": "explicit_adams"},
+        {"method": "implicit_adams"},
+    )
     reference: ClassVar[str] = "Chen 2018, github.com/rtqichen/torchdiffeq"
 
     @classmethod

@@ -82,6 +82,14 @@ class Torchsde(FixedStepSolver):
     family: ClassVar[str] = "reverse SDE"
     stochastic: ClassVar[bool] = True
     constrainable: ClassVar[bool] = False
+    certified: ClassVar[tuple[dict[str, Any], ...]] = (
+        {},
+        {"method": "milstein"},
+        {"method": "heun"},
+        {"method": "midpoint"},
+        {"method": "srk"},
+        {"stepping": "adaptive"},
+    )
     reference: ClassVar[str] = "Li et al. 2020, arXiv:2001.01328"
 
     @classmethod
