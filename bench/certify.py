@@ -80,10 +80,10 @@ def order(
     solver: FixedStepSolver,
     problem: FlowProblem,
     seed: int = 0,
+    levels: tuple[int, ...] | None = None,
     *,
     declared: int | None = None,
     quick: bool = False,
-    levels: tuple[int, ...] | None = None,
 ) -> Order:
     """Measure a solver's order on a problem.
 
@@ -91,6 +91,7 @@ def order(
         solver: the solver.
         problem: where the exact answer is known.
         seed: of starts and paths.
+        levels: numbers of steps in the place of the usual ones, where nothing is simulated.
         declared: the order to hold it against, the solver's own if None.
         quick: begin with levels up to a fourth of the usual ones.
         levels: these alone, except by simulation.
@@ -106,7 +107,7 @@ def order(
         def ode(steps: Sequence[int]) -> list[float]:
             return ode_errors(solver, problem, steps, seed)
 
-        if levels:
+        if levels is not None:
             return _judged(declared, SLACK_ODE, levels, ode(levels), problem.flow_precision)
         return _climb(declared, SLACK_ODE, _tops(ODE_FINEST, quick), ode, problem.flow_precision)
     if isinstance(problem, Gaussian) and is_affine(solver, problem):
@@ -114,12 +115,12 @@ def order(
         def law(steps: Sequence[int]) -> list[float]:
             return law_errors(solver, problem, steps)
 
-        if levels:
+        if levels is not None:
             return _judged(declared, SLACK_LAW, levels, law(levels), problem.flow_precision)
         return _climb(declared, SLACK_LAW, _tops(LAW_FINEST, quick), law, problem.flow_precision)
 
-    def coupled(simulation: tuple[tuple[int, ...], int]) -> Order:
-        steps, n = simulation
+    def coupled(form: tuple[tuple[int, ...], int]) -> Order:
+        steps, n = form
         return simulated(declared, SLACK_LAW, steps[:-1], coupled_differences(solver, problem, steps, seed, n), seed)
 
     report = coupled(COUPLED)

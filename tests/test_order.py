@@ -175,6 +175,12 @@ def test_the_report_holds_what_was_measured():
     assert result.errors[1] == certify.ode_errors(Heun(), Gaussian(), (64,), 0)[0]
 
 
+def test_levels_may_be_given():
+    result = order(Heun(), Gaussian(), levels=(50, 100, 200))
+    assert (result.steps, result.verdict) == ((50, 100, 200), "pass")
+    assert order(EulerMaruyama(), Gaussian(), levels=(64, 128, 256)).steps == (64, 128, 256)
+
+
 def test_finer_levels_decide_where_the_first_do_not_show_the_order():
     """DPM-Solver-3's error on Gaussians changes sign near 200 steps."""
     solver = get_solver("dpm_solver", order=3)
