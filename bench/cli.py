@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,10 +52,11 @@ def run(
     plugin: PluginOption = None,
 ) -> None:
     """Run a benchmark matrix; finished cells are kept, so a run that was stopped goes on where it was."""
-    from bench.environment import resolve_device
+    from bench.environment import ROOT, resolve_device
     from bench.executors import LocalWorker
     from bench.matrix import load_matrix
     from bench.store import Store
+    from pretrained import provenance as here
 
     plugins = _load_plugins(plugin)
     where = resolve_device(device)
@@ -64,6 +66,9 @@ def run(
     store = Store(folder)
     store.create()
     counts: dict[str, int] = {}
+    began, kept = datetime.now(UTC).isoformat(timespec="seconds"), set[str | None]()
+    if not out.is_terminal:
+        out.print(f"{len(cells)} cells, into {folder}", soft_wrap=True, markup=False, highlight=False)
     worker = LocalWorker(folder, chosen.timeout_seconds, plugins, _threads())
     with _told_when_interrupted(), store.lock(), _only_run_on(str(where)), worker, _progress() as progress:
         task = progress.add_task("starting", total=len(cells))
@@ -71,11 +76,18 @@ def run(
         for done, spec in enumerate(cells):
             progress.update(task, description=f"{spec.problem} {spec.solver} {spec.grid} seed {spec.seed}")
             record = store.read(worker.run(spec))
-            counts[record.status] = counts.get(record.status, 0) + 1
+            was = record.environment.date < began
+            if was:
+                kept.add(record.environment.commit)
+            status = f"{record.status}{' before' if was else ''}"
+            counts[status] = counts.get(status, 0) + 1
             progress.advance(task)
             if not out.is_terminal and (done + 1) % every == 0:
                 out.print(f"{done + 1}/{len(cells)} cells, {spec.name}", highlight=False)
     out.print(f"{len(cells)} cells: " + ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
+    if kept - {here.commit(ROOT)[0]}:
+        text = "Cells done before were made on another commit; remove the folder to compute them anew."
+        err.print(text, style="yellow", highlight=False)
     where_next = f"Records: {folder / 'records'}. Tables and figures: scorebench report {folder}"
     out.print(where_next, soft_wrap=True, markup=False)
 
@@ -97,7 +109,7 @@ def report(folder: Annotated[Path, typer.Argument(help="folder of a run")]) -> N
 
 @app.command(name="list")
 def list_(
-    what: Annotated[str, typer.Argument(help="problems, solvers, metrics, matrices or checkpoints")],
+    what: Annotated[str, typer.Argument(help="problems, solvers, peers, metrics, matrices or checkpoints")],
     as_json: Annotated[bool, typer.Option("--json", help="as a JSON list of objects")] = False,
     plugin: PluginOption = None,
 ) -> None:
@@ -140,14 +152,26 @@ def train(
 
 @app.command()
 def conformance(
-    vectors: Annotated[Path, typer.Argument(help="recorded arrays, .npz")],
-    index: Annotated[Path, typer.Argument(help="index of the cases, .json")],
+    vectors: Annotated[Path | None, typer.Argument(help="recorded arrays, .npz")] = None,
+    index: Annotated[Path | None, typer.Argument(help="index of the cases, .json")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="instead of cases: a network's weights, .pth")] = None,
+    config: Annotated[Path | None, typer.Option(help="its settings, .json")] = None,
+    network_vectors: Annotated[
+        Path | None, typer.Option("--vectors", help="its recorded inputs and outputs, .npz")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="as a JSON list of objects")] = False,
 ) -> None:
     """Run recorded cases of the reference implementation again and compare; exit code 1 if one fails."""
     from bench.conformance import conformance as run_all
+    from bench.network_conformance import network_conformance
 
-    results = run_all(vectors, index)
+    if vectors and index and not (checkpoint or config or network_vectors):
+        results = run_all(vectors, index)
+    elif checkpoint and config and network_vectors and not vectors:
+        results = [network_conformance(checkpoint, config, network_vectors)]
+    else:
+        rule = "it takes VECTORS and INDEX, or --checkpoint, --config and --vectors"
+        raise UsageError("conformance", rule, None, "Give the one or the other, whole")
     if as_json:
         sys.stdout.write(json.dumps([asdict(result) for result in results], indent=1) + "\n")
     else:
@@ -160,6 +184,91 @@ def conformance(
         out.print(f"{len(results)} cases: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
     if any(result.verdict == "fail" for result in results):
         raise typer.Exit(1)
+
+
+@app.command()
+def audit(
+    out_folder: Annotated[Path, typer.Option("--out", help="folder for audit.json, .csv and .md")] = Path(
+        "results/runs/audit"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="print the rows as a JSON list too")] = False,
+) -> None:
+    """Measure orders and evaluations of other libraries' samplers against what they claim; eight minutes."""
+    from bench.audit import CASES, write_audit
+    from bench.audit import audit as rows_of
+    from bench.environment import environment, resolve_device
+    from bench.native import level_runs
+
+    where, rows = environment(resolve_device("cpu")), []
+    with _progress() as progress:
+        task = progress.add_task("starting", total=len(CASES))
+        for row in rows_of():
+            rows.append(row)
+            progress.update(task, advance=1, description=row.solver)
+            if not out.is_terminal and not as_json:
+                out.print(f"{len(rows)}/{len(CASES)} {row.solver}: {row.finding}", soft_wrap=True, markup=False)
+    written = write_audit(rows, list(level_runs()), where, out_folder)
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    else:
+        out.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True, markup=False)
+
+
+@app.command()
+def check(
+    solvers: Annotated[list[str] | None, typer.Argument(help="names, or name?setting=value&setting=value")] = None,
+    every: Annotated[bool, typer.Option("--all", help="every registered solver")] = False,
+    plugin: PluginOption = None,
+    against: Annotated[str | None, typer.Option(help="compare with this solver too, on the same starts")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="as a JSON list of objects")] = False,
+    out_folder: Annotated[Path | None, typer.Option("--out", help="folder for certificates and provenance")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="processes [one a processor]")] = None,
+) -> None:
+    """Certify solvers: measured order, counted evaluations, invariances; exit code 1 if a claim fails."""
+    from bench import check as checking
+    from bench.certificate_tables import summary, tables
+    from bench.compare import compared
+    from solvers.registry import parse_solver
+
+    plugins = _load_plugins(plugin)
+    names = [*(solvers or ()), *(path.stem for path in plugin or () if not solvers and not every)]
+    chosen = checking.selected(names, every)
+    rival = parse_solver(against) if against else None
+    tasks = checking.tasks_of(chosen)
+    with _progress(err) as progress:
+        bar = progress.add_task("certificates", total=len(tasks))
+        done = []
+        for task, found in checking.lines_of(tasks, plugins, jobs or _threads()):
+            done.append((task, found))
+            progress.update(bar, advance=1, description=f"{task.solver} {task.sde}")
+        lines = checking.in_order(done, tasks)
+        if rival is not None:
+            progress.update(bar, description=f"against {against}")
+            lines += [line for solver in chosen for line in compared(solver, rival)]
+    if out_folder is not None:
+        checking.write(lines, out_folder)
+    if as_json:
+        sys.stdout.write(checking.as_json(lines))
+    else:
+        for table in tables(lines):
+            out.print(table)
+        out.print(summary(lines), highlight=False)
+    if any(line.verdict == "fail" for line in lines):
+        raise typer.Exit(1)
+
+
+@app.command(name="new-solver")
+def new_solver(
+    name: Annotated[str, typer.Argument(help="registry key, lower snake case")],
+    out_folder: Annotated[Path | None, typer.Option("--out", help="folder [solvers/methods of the checkout]")] = None,
+) -> None:
+    """Write a solver's one file, with a step that works and its docstring."""
+    from bench.new_solver import new_solver as write
+
+    path = write(name, out_folder)
+    option = f" --plugin {path}" if out_folder is not None else ""
+    text = f"Written: {path}\nPut your step there, then: scorebench check {name}{option}"
+    out.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 @app.command()
@@ -229,13 +338,18 @@ def _load_plugins(plugins: list[Path] | None) -> list[str]:
 
 
 def _threads() -> int:
-    """Processors this process may use."""
+    """Threads that OMP_NUM_THREADS asks for, or the processors this process may use."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _progress() -> Progress:
+def _progress(console: Console = out) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=out, disable=not out.is_terminal)
+    return Progress(
+        *columns, TextColumn("left"), TimeRemainingColumn(), console=console, disable=not console.is_terminal
+    )
 
 
 def main() -> None:

@@ -240,10 +240,12 @@ def _kind(case: Case) -> tuple[Callable[[Case], list[tuple[Tensor, Tensor]]], fl
         return _sampling, TOLERANCE
     if "rtol" in case and case.key.endswith("ode_rk45"):
         return _ode, LOOSE_TOLERANCE
+    if "model" in case:
+        raise Unknown("the settings of a network: pass its --checkpoint, --config and --vectors")
     raise Unknown("a kind of case that is not known")
 
 
-def _error(found: Tensor, recorded: Tensor) -> float:
+def largest_error(found: Tensor, recorded: Tensor) -> float:
     """max |a - b| / (1 + |b|); values that are not finite in both count as equal where they are the same."""
     if found.shape != recorded.shape:
         return math.inf
@@ -257,14 +259,19 @@ def run_case(case: Case) -> Result:
     tolerance = None
     try:
         run, tolerance = _kind(case)
-        error = max(_error(found, recorded) for found, recorded in run(case))
+        error = max(largest_error(found, recorded) for found, recorded in run(case))
     except Unknown as why:
         return Result(case.key, None, None, "skipped", str(why))
     except Mismatch as why:
         return Result(case.key, None, tolerance, "fail", str(why))
+    return judge(case.key, error, tolerance)
+
+
+def judge(key: str, error: float, tolerance: float) -> Result:
+    """The verdict on a case that was run."""
     if not math.isfinite(error):
-        return Result(case.key, None, tolerance, "fail", "shapes differ, or one of two values is not finite")
-    return Result(case.key, error, tolerance, "pass" if error <= tolerance else "fail")
+        return Result(key, None, tolerance, "fail", "shapes differ, or one of two values is not finite")
+    return Result(key, error, tolerance, "pass" if error <= tolerance else "fail")
 
 
 def load(vectors: Path, index: Path) -> list[Case]:
@@ -284,12 +291,23 @@ def load(vectors: Path, index: Path) -> list[Case]:
         entries = [{"key": index.stem, **entries}]
     if not isinstance(entries, list) or not all(isinstance(e, dict) and isinstance(e.get("key"), str) for e in entries):
         raise UsageError("conformance", f"{index} is a list of cases, each with its key", type(entries).__name__)
+    arrays = load_arrays(vectors)
+    return [Case(entry, arrays) for entry in entries]
+
+
+def load_arrays(vectors: Path) -> dict[str, Tensor]:
+    """The arrays of a file by name.
+
+    Raises:
+        UsageError: the file is missing or is none of arrays.
+    """
+    if not vectors.is_file():
+        raise UsageError("conformance", "there is no such file", str(vectors), "Give vectors (.npz)")
     try:
         with np.load(vectors, allow_pickle=False) as stored:
-            arrays = {name: torch.from_numpy(np.asarray(stored[name])) for name in stored.files}
+            return {name: torch.from_numpy(np.asarray(stored[name])) for name in stored.files}
     except (OSError, ValueError, BadZipFile, TypeError, AttributeError, EOFError) as error:
         raise UsageError("conformance", f"{vectors} is not a file of arrays (.npz)", str(error)) from error
-    return [Case(entry, arrays) for entry in entries]
 
 
 def conformance(vectors: Path, index: Path) -> list[Result]:

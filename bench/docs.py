@@ -1,17 +1,25 @@
 """The parts of the documents that are rendered from the registries and from the committed records."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from bench import menus
+from bench.certificate import ACCEPTS, AGAINST_EVALUATIONS, ORDER, Line
+from bench.certificate_tables import measured_range, summary
+from bench.check import read
 from bench.environment import ROOT
 from bench.report import provenance_text
 from bench.store import Store
 from bench.tables import long_table, number, summary_table
+from pretrained.published import load_published_card, published_names
 from solvers.errors import UsageError
+from solvers.peers.schedulers import NOT_ADAPTED
+from solvers.registry import get_solver
 
 REFERENCE = ROOT / "results" / "reference" / "quick"
+CERTIFICATES = ROOT / "results" / "reference" / "certificates"
 
 # What the README shows of the reference run: problem, metric, heading; at these budgets, on the common grid.
 COLUMNS = (
@@ -60,31 +68,85 @@ def _table(rows: menus.Rows, columns: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
-def _solvers() -> str:
-    """A line a family: its solvers with order and evaluations a step, where they have one."""
-    families: dict[str, list[str]] = {}
+def _certified(row: dict[str, Any], lines: Sequence[Line]) -> list[Line]:
+    """The lines of the order that a solver declares at its defaults, at the settings nearest to them."""
+    defaults = get_solver(row["name"]).settings
+    claims = (ORDER, AGAINST_EVALUATIONS)
+    own = [v for v in lines if v.solver == row["name"] and v.claim in claims and v.declared == row["order"]]
+    distances = [sum(v.settings.get(key) != value for key, value in defaults.items()) for v in own]
+    return [v for v, distance in zip(own, distances, strict=True) if distance == min(distances)]
+
+
+def _measured() -> menus.Rows:
+    """Solvers with what the committed certificates say of them; "–" where they say nothing."""
+    lines, _ = read(CERTIFICATES)
+    rows = []
     for row in menus.solvers():
-        facts = ", ".join(str(row[key]) for key in ("order", "evaluations per step") if row[key] is not None)
-        families.setdefault(row["family"], []).append(f"`{row['name']}`" + (f" ({facts})" if facts else ""))
-    return _table([{"family": f, "solvers": ", ".join(names)} for f, names in sorted(families.items())], FAMILY_COLUMNS)
+        order = _certified(row, lines)
+        own = [v for v in lines if v.solver == row["name"] and v.settings == get_solver(row["name"]).settings]
+        refused = {v.sde for v in own if v.claim == ACCEPTS}
+        accepted = [sde for sde in dict.fromkeys(v.sde for v in own) if sde not in refused]
+        rows.append(
+            {
+                **row,
+                "gaussian": measured_range(order, "gaussian"),
+                "mixture": measured_range(order, "mixture_2d"),
+                "SDEs": None if not own else "all" if not refused else ", ".join(accepted),
+            }
+        )
+    return rows
 
 
-FAMILY_COLUMNS = {"family": "family", "solvers": "solvers (order declared, evaluations a step)"}
+def _least(measured: str) -> str:
+    return measured.partition("…")[0]
+
+
+def _solvers() -> str:
+    """A line a family: its solvers with measured order and evaluations a step, SDEs, references."""
+    families: dict[str, menus.Rows] = {}
+    for row in _measured():
+        families.setdefault(row["family"], []).append(row)
+    rows = []
+    for family, members in sorted(families.items()):
+        told = [f"`{row['name']}` ({_least(row['gaussian'])}, {row['evaluations per step'] or '–'})" for row in members]
+        sdes = dict.fromkeys(row["SDEs"] for row in members if row["SDEs"])
+        references = dict.fromkeys(re.split(", (?:arXiv|sec|J)|,? github", row["reference"])[0] for row in members)
+        shown = "; ".join(sdes) or None
+        rows.append({"family": family, "solvers": ", ".join(told), "SDEs": shown, "references": "; ".join(references)})
+    return _table(rows, {"family": "family", "solvers": SOLVERS_HEAD, "SDEs": "SDEs", "references": "references"})
+
+
+SOLVERS_HEAD = "solvers (order measured, evaluations a step)"
 
 
 def _solver_table() -> str:
-    """Every solver with what it declares."""
-    rows = [{**row, "settings": ", ".join(f"`{setting}`" for setting in row["settings"])} for row in menus.solvers()]
+    """Every solver with what it declares and what was measured."""
+    rows = [{**row, "settings": ", ".join(f"`{setting}`" for setting in row["settings"])} for row in _measured()]
     columns = {
         "name": "solver",
         "family": "family",
         "order": "order declared",
+        "gaussian": "measured, Gaussian",
+        "mixture": "measured, mixture",
         "evaluations per step": "evaluations a step",
+        "SDEs": "SDEs",
         "settings": "settings and their defaults",
         "recommended grid": "its authors' grid",
         "reference": "reference",
     }
-    return _table(rows, columns)
+    return "\n".join([_table(rows, columns), "", _provenance()])
+
+
+def _provenance() -> str:
+    """What the certificates count, and where they were measured."""
+    lines, where = read(CERTIFICATES)
+    if where is None:
+        return "No certificates are committed."
+    versions = ", ".join(f"{name} {version}" for name, version in where.versions.items())
+    return (
+        f"{summary(lines).partition('  ')[0]}. {where.date}, {where.cpu}, {where.cores} cores; {versions}; "
+        f"commit {where.commit}{' (dirty)' if where.dirty else ''}."
+    )
 
 
 def _problems() -> str:
@@ -92,15 +154,49 @@ def _problems() -> str:
     return _table(rows, {"name": "problem", "summary": "what it is", "metrics": "metrics"})
 
 
+def _published() -> str:
+    """Configurations of Song et al. and the files of their weights."""
+    rows: menus.Rows = []
+    for name in published_names():
+        card = load_published_card(name)
+        where = {"file": None, "page": None} if card.source is None else card.source.model_dump()
+        rows.append({"name": f"`{name}`", "parameters": card.parameters, "description": card.description, **where})
+    columns = {
+        "name": "name",
+        "parameters": "parameters",
+        "description": "what it is",
+        "file": "file",
+        "page": "download",
+    }
+    return _table(rows, columns)
+
+
+def _peers() -> str:
+    return _table(menus.peers(), {"name": "sampler", "claim": "where its order is claimed"})
+
+
+def _not_adapted() -> str:
+    rows = [{"name": f"diffusers:{name}", "reason": reason} for name, reason in sorted(NOT_ADAPTED.items())]
+    return _table(rows, {"name": "not adapted", "reason": "because"})
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "results": _results,
     "problems": _problems,
     "solvers": _solvers,
     "solver table": _solver_table,
+    "published": _published,
+    "peers": _peers,
+    "not adapted": _not_adapted,
 }
 
 # The sections that each page holds.
-PAGES = {"README.md": ("results", "problems", "solvers"), "docs/solvers.md": ("solver table",)}
+PAGES = {
+    "README.md": ("results", "problems", "solvers"),
+    "docs/solvers.md": ("solver table",),
+    "docs/networks.md": ("published",),
+    "docs/peers.md": ("peers", "not adapted"),
+}
 
 
 def render(page: str, text: str) -> str:

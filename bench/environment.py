@@ -8,7 +8,7 @@ import socket
 import time
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
@@ -19,6 +19,8 @@ from pretrained import provenance
 from solvers.errors import UsageError
 
 PACKAGES = ("torch", "torchdiffeq", "torchsde", "torch-fidelity", "numpy", "scipy", "scikit-learn", "scorebench")
+# Of the extra peers, where they are installed.
+PEERS = ("azula", "diffusers")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -72,6 +74,15 @@ def peak_memory(device: torch.device) -> int | None:
     return None
 
 
+def peer_versions() -> dict[str, str]:
+    """Versions of the libraries of the extra ``peers`` that are installed."""
+    found = {}
+    for name in PEERS:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
 @cache
 def _constant() -> dict[str, object]:
     commit, dirty = provenance.commit(ROOT)
@@ -82,7 +93,11 @@ def _constant() -> dict[str, object]:
         "host": socket.gethostname(),
         "cpu": provenance.cpu_model(),
         "cores": psutil.cpu_count(logical=True) or 1,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in PACKAGES},
+            **peer_versions(),
+        },
     }
 
 

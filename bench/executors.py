@@ -20,6 +20,8 @@ from solvers.errors import UsageError
 
 # Seconds between a worker's looks at whether the run that started it still lives.
 WATCH = 0.5
+# Seconds an idle worker is given to end by itself.
+LEAVE = 5.0
 
 
 class LocalWorker:
@@ -42,7 +44,11 @@ class LocalWorker:
     def __enter__(self) -> "LocalWorker":
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if kind is None and self._connection is not None and self._process is not None:
+            # An idle worker ends by itself, and tidies up, once nobody is there to send cells.
+            self._connection.close()
+            self._process.join(LEAVE)
         self._stop()
 
     def run(self, spec: CellSpec) -> Path:

@@ -3,22 +3,23 @@
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from bench.problems.problem import problem_classes
 from bench.record import CellSpec
 from pretrained.yaml_model import read_mapping, validate
 from solvers.errors import UsageError, unknown_name
-from solvers.grids import GRIDS
+from solvers.grids import get_grid
 from solvers.registry import get_solver, solver_classes
 from solvers.solver import Solver
 
 MATRICES = Path(__file__).parent / "matrices"
 
 Names = Annotated[list[str], Field(min_length=1)]
-Budgets = Annotated[list[PositiveInt], Field(min_length=1)]
+# More evaluations than this would take years.
+Budgets = Annotated[list[Annotated[int, Field(gt=0, le=10**9)]], Field(min_length=1)]
 # Whole numbers that a table's 64-bit column holds.
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)]
 
@@ -30,8 +31,7 @@ class _Section(BaseModel):
 
 def _known_grids(grids: list[str] | None) -> list[str] | None:
     for grid in grids or []:
-        if grid not in GRIDS:
-            raise unknown_name("matrix", "grid", grid, GRIDS)
+        get_grid(grid, "matrix")
     return grids
 
 
@@ -47,7 +47,7 @@ class ProblemEntry(_Section):
     """
 
     name: str
-    n: PositiveInt
+    n: Annotated[int, Field(ge=2)]
     budgets: Budgets | None = None
     grids: Names | None = None
     batch_size: PositiveInt | None = None
@@ -60,6 +60,13 @@ class ProblemEntry(_Section):
         return name
 
     _grids = field_validator("grids")(_known_grids)
+
+    @model_validator(mode="after")
+    def _enough_references(self) -> Self:
+        limit = problem_classes()[self.name].n_max
+        if limit is not None and self.n > limit:
+            raise UsageError(f"problem {self.name}", f"there are {limit} reference samples", self.n, "Lower n")
+        return self
 
 
 class SolverEntry(_Section):
@@ -88,7 +95,11 @@ class SolverEntry(_Section):
 
     def model_post_init(self, context: Any, /) -> None:
         """Refuses an unknown solver or setting when the matrix is read."""
-        self.build()
+        solver = self.build()
+        given = {"rtol", "atol"} & set(self.settings)
+        if solver.adaptive and given:
+            todo = "Move it to the entry's tolerances"
+            raise UsageError(f"solver {self.name}", "tolerances are swept", ", ".join(sorted(given)), todo)
 
 
 class Matrix(_Section):
@@ -117,6 +128,15 @@ class Matrix(_Section):
 
     _grids = field_validator("grids")(_known_grids)
 
+    @field_validator("problems")
+    @classmethod
+    def _each_problem_once(cls, problems: list[ProblemEntry]) -> list[ProblemEntry]:
+        names = [entry.name for entry in problems]
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError("matrix", "a problem is listed once", name, "Give the second a matrix of its own")
+        return problems
+
     def cells(self, device: str) -> list[CellSpec]:
         """The cells, problem by problem, in a fixed random order within one: repeats of a solver lie apart in time."""
         found = []
@@ -141,7 +161,7 @@ class Matrix(_Section):
             CellSpec(
                 problem=problem.name,
                 n=problem.n,
-                solver=entry.name,
+                solver=solver.key,
                 settings=settings,
                 grid=grid,
                 budget=budget,
@@ -175,7 +195,7 @@ class Matrix(_Section):
         if solvers:
             listed = {entry["name"] for entry in content["solvers"]}
             for name in solvers:
-                if name not in solver_classes():
+                if name not in solver_classes() and ":" not in name:
                     raise unknown_name(f"matrix {self.name}", "solver", name, solver_classes())
             content["solvers"] = [entry for entry in content["solvers"] if entry["name"] in solvers]
             content["solvers"] += [{"name": name} for name in dict.fromkeys(solvers) if name not in listed]

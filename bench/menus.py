@@ -8,6 +8,8 @@ from bench.metrics.metric import metric_classes
 from bench.problems.problem import problem_classes
 from pretrained import zoo
 from pretrained.card import load_card
+from pretrained.published import load_published_card, published_names
+from solvers.peers import peer_claims
 from solvers.registry import solver_classes
 from solvers.solver import FixedStepSolver
 
@@ -47,6 +49,11 @@ def solvers() -> Rows:
     return rows
 
 
+def peers() -> Rows:
+    """Samplers of other libraries that run as solvers, whether installed or not."""
+    return [{"name": name, "library": name.partition(":")[0], "claim": claim} for name, claim in peer_claims().items()]
+
+
 def metrics() -> Rows:
     """Metrics with unit and direction."""
     return [
@@ -72,8 +79,8 @@ def matrices() -> Rows:
 
 
 def checkpoints() -> Rows:
-    """Shipped checkpoints and how they were made."""
-    rows = []
+    """Checkpoints, how they were made, and where their weights are."""
+    rows: Rows = []
     for name in zoo.names():
         card = load_card(name)
         result = card.result
@@ -87,6 +94,25 @@ def checkpoints() -> Rows:
                 "final loss": round(result.final_loss, 4) if result else None,
                 "commit": result.commit[:10] if result and result.commit else None,
                 "description": card.description,
+                "where": "shipped",
+                "file": None,
+            }
+        )
+    for name in published_names():
+        published = load_published_card(name)
+        path = published.where()
+        rows.append(
+            {
+                "name": name,
+                "kind": published.kind,
+                "data": published.data.name,
+                "parameters": published.parameters,
+                "steps": None,
+                "final loss": None,
+                "commit": None,
+                "description": published.description,
+                "where": "not published" if path is None else "here" if path.is_file() else "not here",
+                "file": None if path is None else str(path),
             }
         )
     return rows
@@ -96,7 +122,8 @@ def checkpoints() -> Rows:
 MENUS: dict[str, tuple[Callable[[], Rows], list[str]]] = {
     "problems": (problems, ["name", "summary"]),
     "solvers": (solvers, ["name", "family", "order", "evaluations per step", "recommended grid"]),
+    "peers": (peers, ["name", "claim"]),
     "metrics": (metrics, ["name", "label", "unit", "direction"]),
     "matrices": (matrices, ["name", "cells", "description"]),
-    "checkpoints": (checkpoints, ["name", "kind", "data", "parameters", "steps", "final loss"]),
+    "checkpoints": (checkpoints, ["name", "kind", "data", "parameters", "final loss", "where"]),
 }

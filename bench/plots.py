@@ -18,12 +18,16 @@ from bench.problems.digits import Digits
 from bench.record import Record
 from bench.store import Store
 from bench.tables import leaderboards, settings_text, summary_table
-from solvers.registry import solver_names
 
 ADAPTIVE = "adaptive"
 MARKERS = "osD^vP*X<>"
+# Values that may be negative are shown this far around a converged solve's.
+AROUND = 2
 # Images a solver and budget in the sample grid.
 SHOWN = 6
+
+
+Looks = dict[str, tuple[Any, str]]
 
 
 def write_figures(table: pd.DataFrame, records: list[Record], store: Store, folder: Path) -> list[Path]:
@@ -47,14 +51,21 @@ def write_figures(table: pd.DataFrame, records: list[Record], store: Store, fold
 def _curves(table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     """For each problem and metric: quality against counted evaluations, and against seconds."""
     summary = summary_table(table)
+    looks = _looks(sorted(table.solver.unique()))
     for board in leaderboards(table):
         points = summary[(summary.problem == board.problem) & (summary.metric == board.metric) & summary.value.notna()]
         if len(points):
-            for x, label in (("nfe", "network evaluations a sample (counted)"), ("seconds", "seconds, whole batch")):
-                yield f"{board.problem}_{board.metric}_{x}", _curve(points, board.title, x, label)
+            for x, label in (("nfe", "network evaluations a sample (counted)"), ("seconds", "seconds a solve")):
+                yield f"{board.problem}_{board.metric}_{x}", _curve(points, board.title, x, label, looks)
 
 
-def _curve(points: pd.DataFrame, title: str, x: str, label: str) -> Figure:
+def _looks(solvers: list[str]) -> Looks:
+    """The same colour and marker for a solver in every figure of a report."""
+    colours = sns.color_palette("husl", len(solvers))
+    return {name: (colours[k], MARKERS[k % len(MARKERS)]) for k, name in enumerate(solvers)}
+
+
+def _curve(points: pd.DataFrame, title: str, x: str, label: str, looks: Looks) -> Figure:
     """The grid that most solvers share, then the others: a line a solver, bands of 1.96 standard errors, the floor."""
     metric = metric_classes()[points.metric.iloc[0]]
     fixed = [grid for grid in points.grid.unique() if grid != ADAPTIVE]
@@ -65,7 +76,8 @@ def _curve(points: pd.DataFrame, title: str, x: str, label: str) -> Figure:
         styles = dict(zip(shown, ("-", "--", "-.", (0, (1, 1))), strict=False))
         panel = points[points.grid.isin([*shown, ADAPTIVE])]
         for (solver, settings, grid), line in panel.groupby(["solver", "settings", "grid"]):
-            _line(axis, line.sort_values("nfe"), x, f"{solver} {settings}".strip(), str(solver), styles.get(grid, ":"))
+            name = f"{solver} {settings}".strip()
+            _line(axis, line.sort_values("nfe"), x, name, looks[str(solver)], styles.get(grid, ":"))
         _floor(axis, points, metric.direction)
         names = {"-": "solid", "--": "dashed", "-.": "dash-dotted"}
         heading = ", ".join(
@@ -74,6 +86,8 @@ def _curve(points: pd.DataFrame, title: str, x: str, label: str) -> Figure:
         axis.set(xscale="log", xlabel=label, title=f"grid: {heading}" if heading else ADAPTIVE)
         if metric.limits[0] >= 0:
             axis.set_yscale("log")
+        elif points.floor.notna().any():
+            axis.set_ylim(points.floor.mean() - AROUND, points.floor.mean() + AROUND)
         if x == "nfe":
             ticks = sorted({int(budget) for budget in points.budget.dropna()})
             axis.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -82,7 +96,8 @@ def _curve(points: pd.DataFrame, title: str, x: str, label: str) -> Figure:
     handles: dict[str, Artist] = {}
     for axis in axes[0]:
         handles |= {text: handle for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.suptitle(title)
+    cut = "" if metric.limits[0] >= 0 else f"; values further than {AROUND} from the dashed line are not shown"
+    figure.suptitle(title + cut)
     figure.tight_layout(rect=(0, 0, 1 - 2 / figure.get_figwidth(), 1))
     figure.legend(list(handles.values()), list(handles), loc="center right", frameon=False)
     return figure
@@ -96,11 +111,8 @@ def _floor(axis: Axes, points: pd.DataFrame, direction: str) -> None:
         axis.axhline(floor.mean(), color="0.3", linestyle="--", linewidth=1, label=text)
 
 
-def _line(axis: Axes, line: pd.DataFrame, x: str, label: str, solver: str, style: Any) -> None:
-    names = solver_names()
-    place = names.index(solver) if solver in names else len(names)
-    colour = sns.color_palette("husl", len(names) + 1)[place]
-    marker = MARKERS[place % len(MARKERS)]
+def _line(axis: Axes, line: pd.DataFrame, x: str, label: str, look: tuple[Any, str], style: Any) -> None:
+    colour, marker = look
     axis.plot(
         line[x], line.value, color=colour, label=label, marker=marker, markersize=4, linewidth=1.2, linestyle=style
     )

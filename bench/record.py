@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 SCHEMA_VERSION = 1
 
@@ -12,7 +12,7 @@ Status = Literal["done", "diverged", "timeout", "out_of_memory", "error", "skipp
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class CellSpec(_Section):
@@ -46,7 +46,8 @@ class CellSpec(_Section):
         content = json.dumps(self.model_dump(), sort_keys=True).encode()
         effort = f"nfe{self.budget}" if self.budget else f"tol{self.settings['rtol']:g}"
         digest = hashlib.sha256(content).hexdigest()[:10]
-        return f"{self.problem}-{self.solver}-{self.grid}-{effort}-seed{self.seed}-{digest}"
+        solver = self.solver.replace(":", "-")
+        return f"{self.problem}-{solver}-{self.grid}-{effort}-seed{self.seed}-{digest}"
 
 
 class MetricValue(_Section):
@@ -57,12 +58,16 @@ class MetricValue(_Section):
         standard_error: from resampling the cell's samples.
         floor: the metric of exact samples of the same number, or its own resolution.
         reason: why there is no value.
+        own_nfe, own_seconds: where the value comes of a solve of its own, what that took: network evaluations a sample
+            (a likelihood's with a derivative pass each), seconds.
     """
 
     value: float | None = None
     standard_error: float | None = None
     floor: float | None = None
     reason: str | None = None
+    own_nfe: float | None = None
+    own_seconds: float | None = None
 
 
 class Cost(_Section):
@@ -126,3 +131,9 @@ class Record(_Section):
     metrics: dict[str, MetricValue] = {}
     hashes: dict[str, str] = {}
     environment: Environment
+
+    @model_validator(mode="after")
+    def _done_has_its_cost(self) -> Self:
+        if self.status == "done" and self.cost is None:
+            raise ValueError("a record of status done has its cost")
+        return self

@@ -66,7 +66,8 @@ def _figure(path: Path, folder: Path) -> str:
 def provenance_text(records: list[Record]) -> str:
     """Machine, dates, versions and commit of the records, and a warning where they are not of one piece."""
     statuses = Counter(r.status for r in records)
-    where = records[0].environment
+    environments = [r.environment for r in records]
+    where = environments[0]
     dates = sorted(r.environment.date for r in records)
     commits = sorted(
         {f"{r.environment.commit or 'unknown'}{' (with changes)' if r.environment.dirty else ''}" for r in records}
@@ -79,28 +80,35 @@ def provenance_text(records: list[Record]) -> str:
         f"Commit: {', '.join(commits)}.",
     ]
     hashes = {(name, value) for r in records for name, value in r.hashes.items()}
-    mixed = len({name for name, _ in hashes}) < len(hashes)
-    if len(commits) > 1 or mixed or len({(r.environment.cpu, r.environment.device) for r in records}) > 1:
-        lines.append("**These records were made on different commits, machines or checkpoints: compare with care.**")
+    machines = {(e.cpu, e.cores, e.threads, e.device) for e in environments}
+    software = {tuple(sorted(e.versions.items())) for e in environments}
+    kinds = {"commits": len(commits) > 1, "machines or threads": len(machines) > 1, "versions": len(software) > 1}
+    kinds["checkpoints"] = len({name for name, _ in hashes}) < len(hashes)
+    mixed = [kind for kind, differ in kinds.items() if differ]
+    if mixed:
+        lines.append(f"**These records were made with different {', '.join(mixed)}: compare with care.**")
     return "  \n".join(lines)
 
 
 def _time_table(table: pd.DataFrame) -> list[str]:
     """Where the time goes: median over a row's cells."""
     lines = [
-        "Medians over cells. Network: evaluations times the median bare call of the same batch; overhead: the rest of "
-        "the solve (the noise source included), per evaluation; a negative one is within the clock's noise.",
+        "Medians over cells of all budgets. Network: evaluations times the median bare call of the same batch; "
+        "overhead: the rest of the solve (the noise source included), per evaluation; a negative one is within the "
+        "clock's noise. Memory: on the CPU the worker's whole resident set, libraries included.",
         "",
-        "| problem | solver | grid | seconds a solve | network | overhead, µs an evaluation | peak memory, MB |",
+        "| problem | solver | grid | ms an evaluation of the batch (min to max) | network | "
+        "overhead, µs an evaluation | peak memory, MB |",
         "|---|---|---|---|---|---|---|",
     ]
     cells = table[table.seconds.notna()].drop_duplicates("cell")
     for (problem, solver, settings, grid), group in cells.groupby(["problem", "solver", "settings", "grid"]):
         name = plain(f"{solver} ({settings})" if settings else str(solver))
+        each = 1e3 * group.seconds / group.forwards
         share = (group.network_seconds / group.seconds).median()
         lines.append(
-            f"| {problem} | {name} | {grid} | {group.seconds.median():.3g} ({group.seconds.min():.2g} to "
-            f"{group.seconds.max():.2g}) | {share:.0%} | {1e6 * group.overhead_per_evaluation.median():.0f} | "
+            f"| {problem} | {name} | {grid} | {each.median():.3g} ({each.min():.2g} to {each.max():.2g}) | "
+            f"{share:.0%} | {1e6 * group.overhead_per_evaluation.median():.0f} | "
             f"{group.peak_memory_bytes.median() / 1e6:.0f} |"
         )
     return [*lines, ""]

@@ -79,12 +79,19 @@ class Store:
         return self._samples / f"{spec.name}.safetensors"
 
     def write(self, record: Record, samples: Tensor | None = None) -> Path:
-        """Write samples, then the record that vouches for them."""
-        if samples is not None:
-            write_atomically(self.sample_path(record.spec), save({"samples": samples.cpu().contiguous()}))
+        """Write samples, then the record that vouches for them.
+
+        Raises:
+            UsageError: the folder cannot be written, e.g. because the disk is full.
+        """
         path = self.record_path(record.spec)
-        # Not pydantic's own JSON, which turns infinite settings into null and so changes the spec.
-        write_atomically(path, (json.dumps(record.model_dump(), indent=1) + "\n").encode())
+        try:
+            if samples is not None:
+                write_atomically(self.sample_path(record.spec), save({"samples": samples.cpu().contiguous()}))
+            # Not pydantic's own JSON, which turns infinite settings into null and so changes the spec.
+            write_atomically(path, (json.dumps(record.model_dump(), indent=1) + "\n").encode())
+        except OSError as error:
+            raise not_writable(self.folder, error, "What is finished is kept; the same command goes on") from error
         return path
 
     def read(self, path: Path) -> Record:
@@ -99,16 +106,20 @@ class Store:
             version = content.get("schema_version") if isinstance(content, dict) else None
             if version != SCHEMA_VERSION:
                 raise DamagedRecordError(
-                    f"record {path}", f"schema version {SCHEMA_VERSION} is read here", version, todo
+                    f"record {path}",
+                    f"schema version {SCHEMA_VERSION} is read here",
+                    "none" if version is None else version,
+                    todo,
                 )
             record = Record.model_validate(content)
-        except (OSError, ValueError) as error:
+            name = record.spec.name
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             if isinstance(error, DamagedRecordError):
                 raise
-            what = str(error).splitlines()[0]
+            what = " ".join(str(error).splitlines()[:2]) or type(error).__name__
             raise DamagedRecordError(f"record {path}", "the file is whole and valid", what, todo) from error
-        if path.stem != record.spec.name:
-            raise DamagedRecordError(f"record {path}", "the file's name is that of its spec", record.spec.name, todo)
+        if path.stem != name:
+            raise DamagedRecordError(f"record {path}", "the file's name is that of its spec", name, todo)
         return record
 
     def records(self) -> Iterator[Record]:
@@ -137,12 +148,18 @@ class Store:
             raise UsageError(f"samples {path}", "the file is whole and valid", str(error), todo) from error
 
     def finished(self, spec: CellSpec) -> Record | None:
-        """The cell's record if there is a good one; a damaged one is set aside as ``*.damaged``."""
-        path = self.record_path(spec)
+        """The cell's record if it and its samples are good; damaged files are set aside as ``*.damaged``."""
+        path, samples = self.record_path(spec), self.sample_path(spec)
         if not path.is_file():
             return None
         try:
-            return self.read(path)
+            record = self.read(path)
         except DamagedRecordError:
             path.replace(path.with_suffix(".damaged"))
             return None
+        try:
+            self.samples(spec)
+        except UsageError:
+            samples.replace(samples.with_suffix(".damaged"))
+            return None
+        return record

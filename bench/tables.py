@@ -65,7 +65,8 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
         metrics = record.metrics or dict.fromkeys(problem_classes()[spec.problem].metrics, blank)
         rows += [{**cell, "metric": key, **value.model_dump()} for key, value in metrics.items()]
     table = pd.DataFrame(rows)
-    numbers = ["budget", "tolerance", "value", "standard_error", "floor", *Cost.model_fields]
+    measured = [name for name in MetricValue.model_fields if name != "reason"]
+    numbers = ["budget", "tolerance", *measured, *Cost.model_fields]
     table[numbers] = table.reindex(columns=numbers).astype(float)
     order = [*POINT, "seed"]
     double = table[table.duplicated(order, keep=False)]
@@ -82,7 +83,9 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
 def summary_table(table: pd.DataFrame) -> pd.DataFrame:
     """One row a point of a curve: means over seeds; no value where one of the seeds has none.
 
-    The standard error of the mean is sqrt(max(mean of the cells' squared errors, variance between seeds) / seeds).
+    The standard error of the mean is sqrt(max(W, B) / seeds), with W the mean of the cells' squared errors and B the
+    variance between seeds; sqrt(W + B / seeds) where all seeds are held against one reference. Evaluations and seconds
+    are those of the value's own solve where it has one.
     """
     points = []
     for key, group in table.groupby(POINT, dropna=False):
@@ -90,17 +93,22 @@ def summary_table(table: pd.DataFrame) -> pd.DataFrame:
         seeds = len(values)
         within = float((group["standard_error"] ** 2).mean())
         between = float(values.var()) if seeds > 1 else 0.0
+        shared = metric_classes()[group["metric"].iloc[0]].shared
+        squared = within + between / max(seeds, 1) if shared else max(within, between) / max(seeds, 1)
+        floor = group["floor"].dropna()
+        seconds = group["own_seconds"].fillna(group["seconds"])
         points.append(
             {
                 **dict(zip(POINT, key, strict=True)),
                 "value": values.mean() if seeds == len(group) else np.nan,
-                "standard_error": np.sqrt(max(within, between) / seeds) if seeds else np.nan,
-                "floor": group["floor"].mean(),
+                "standard_error": np.sqrt(squared) if seeds else np.nan,
+                "floor": floor.mean(),
+                "floor_error": floor.sem() if len(floor) > 1 else np.nan,
                 "seeds": seeds,
-                "nfe": group["nfe"].mean(),
-                "seconds": group["seconds"].median(),
-                "seconds_low": group["seconds"].min(),
-                "seconds_high": group["seconds"].max(),
+                "nfe": group["own_nfe"].fillna(group["nfe"]).mean(),
+                "seconds": seconds.median(),
+                "seconds_low": seconds.min(),
+                "seconds_high": seconds.max(),
                 "overhead_per_evaluation": group["overhead_per_evaluation"].median(),
                 "failed": int((group["status"] != "done").sum()),
                 "reason": _why_blank(group),
@@ -256,11 +264,12 @@ def _entry(point: pd.Series | None, budget: int, best: pd.Series | None) -> Entr
 
 def _notes(metric: str, points: pd.DataFrame, cells: pd.DataFrame) -> list[str]:
     n = ", ".join(str(n) for n in sorted(cells.n.unique()))
-    notes = [f"Mean ± standard error over {int(points.seeds.max())} seeds, n = {n} samples a seed."]
-    floors = points.floor.dropna()
+    seeds = cells.seed.nunique()
+    notes = [f"Means over {seeds} seed{'s' if seeds > 1 else ''} (± standard error), n = {n} samples a seed."]
+    floors = points[points.floor.notna()]
     if len(floors):
-        kind = "Converged solve" if metric == "bits_per_dim" else "Floor"
-        notes.append(f"{kind}: {number(floors.mean())}.")
+        kind = "Converged solve" if metric_classes()[metric].direction == "none" else "Floor, of exact samples"
+        notes.append(f"{kind}: {number(floors.floor.mean(), floors.floor_error.mean())}.")
     failed = cells[cells.status != "done"]
     if len(failed):
         counts = failed.drop_duplicates("cell").status.value_counts()
@@ -272,7 +281,7 @@ def _notes(metric: str, points: pd.DataFrame, cells: pd.DataFrame) -> list[str]:
 LEGEND = (
     "Columns: budget of network evaluations a sample. `@k`: k were spent (counted). Bold: not separable from the best "
     "of the column (95 %, unpaired). Adaptive rows stand in a column with the finest tolerance whose evaluations fit. "
-    "Rows are ordered by their value at the largest budget."
+    "Rows are ordered by their value at the largest budget. A floor is itself a measurement: values may lie below it."
 )
 
 

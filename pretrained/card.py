@@ -4,12 +4,22 @@ A card is a YAML file. Its upper part is the recipe that ``train`` follows; ``re
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pretrained.data import DATA_SETS
+from pretrained.networks.labelled import PREDICTIONS
+from pretrained.networks.settings import (
+    ClassifierSettings,
+    Count,
+    Fraction,
+    NCSNppSettings,
+    Positive,
+    ScoreNetworkSettings,
+    Section,
+)
 from pretrained.objectives import Reduction, TimeLaw, Weighting
 from pretrained.yaml_model import read_mapping, validate
 from solvers.errors import UsageError, unknown_name
@@ -17,16 +27,8 @@ from solvers.sde import ForwardSDE, get_sde
 
 CARDS = Path(__file__).parent / "cards"
 
-Count = Annotated[int, Field(gt=0)]
-Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataSettings(_Section):
+class DataSettings(Section):
     """Data of the training, see :func:`pretrained.data.load_data`."""
 
     name: str
@@ -46,11 +48,11 @@ class StateSettings(DataSettings):
     offset: float
 
 
-class SDESettings(_Section):
+class SDESettings(Section):
     """Name and settings of the forward process, see :func:`solvers.sde.get_sde`."""
 
     name: str
-    settings: dict[str, float] = {}
+    settings: dict[str, float] = Field(default_factory=dict)
 
     def build(self) -> ForwardSDE:
         """The forward process."""
@@ -61,27 +63,7 @@ class SDESettings(_Section):
         self.build()
 
 
-class ConvNetSettings(_Section):
-    """See :class:`pretrained.networks.convnet.ConvNet`."""
-
-    name: Literal["convnet"]
-    data_std: Positive
-    width: Annotated[int, Field(gt=0, multiple_of=8)]
-    blocks: Count
-    mix: Count
-    dropout: Fraction
-
-
-class ClassifierSettings(_Section):
-    """See :class:`pretrained.networks.classifier.Classifier`."""
-
-    name: Literal["classifier"]
-    width: Count
-    features: Count
-    dropout: Fraction
-
-
-class TrainingSettings(_Section):
+class TrainingSettings(Section):
     """The loop. The rate rises linearly over ``warm_up`` steps and then falls to zero as a half cosine.
 
     ``clip`` bounds the norm of the gradient; ``ema`` is the decay of the moving average that is shipped.
@@ -106,7 +88,7 @@ class ScoreTrainingSettings(TrainingSettings):
     t_min: Positive = 1e-5
 
 
-class Machine(_Section):
+class Machine(Section):
     """Where a training ran."""
 
     cpu: str
@@ -116,7 +98,7 @@ class Machine(_Section):
     torch: str
 
 
-class Result(_Section):
+class Result(Section):
     """What a training made. ``final_loss`` is the mean over the last tenth of the steps."""
 
     final_loss: float
@@ -142,7 +124,7 @@ class ClassifierResult(Result):
     test_accuracy: float
 
 
-class ScoreCard(_Section):
+class ScoreCard(Section):
     """A score model."""
 
     name: str
@@ -150,13 +132,22 @@ class ScoreCard(_Section):
     description: str
     data: StateSettings
     sde: SDESettings
-    network: ConvNetSettings
-    parametrisation: Literal["noise"]
+    network: ScoreNetworkSettings
+    parametrisation: Literal["noise", "score"]
     training: ScoreTrainingSettings
     result: ScoreResult | None = None
 
+    @model_validator(mode="after")
+    def _predicts(self) -> Self:
+        """Refuses a parametrisation that is not the network's."""
+        predicted = PREDICTIONS.get(self.sde.name, "noise") if isinstance(self.network, NCSNppSettings) else "noise"
+        if self.parametrisation != predicted:
+            rule = f"network {self.network.name!r} under {self.sde.name!r} predicts {predicted!r}"
+            raise UsageError(f"card {self.name}", rule, self.parametrisation, f"Write parametrisation: {predicted}")
+        return self
 
-class ClassifierCard(_Section):
+
+class ClassifierCard(Section):
     """A classifier, used as a feature extractor."""
 
     name: str

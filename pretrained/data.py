@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from solvers.errors import unknown_name
@@ -42,6 +41,9 @@ class ImageData:
 
 def _digits() -> tuple[ImageData, int]:
     """scikit-learn's 1797 handwritten digits of 8x8 pixels and 17 levels (UCI, Alpaydin & Kaynak 1998); 1198 train."""
+    # Imported here: it takes two seconds, and most commands look at no image.
+    from sklearn.datasets import load_digits
+
     raw = load_digits()
     values = torch.from_numpy(raw.images).to(torch.uint8)[:, None]
     return ImageData("digits", values, torch.from_numpy(raw.target).long(), levels=17), 1198

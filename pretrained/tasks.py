@@ -1,6 +1,7 @@
 """What is trained: a network, the loss of a batch, and the figure that says how well it generalises."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -10,9 +11,15 @@ from pretrained.card import Card, ClassifierCard, ScoreCard
 from pretrained.data import ImageData, dequantise, load_data
 from pretrained.networks.classifier import Classifier
 from pretrained.networks.convnet import ConvNet
+from pretrained.networks.labelled import Labelled
+from pretrained.networks.mlp import MLP
+from pretrained.networks.ncsnpp import NCSNpp
 from pretrained.networks.precondition import Preconditioned
+from pretrained.networks.settings import ConvNetSettings, NCSNppSettings, UNetSettings
+from pretrained.networks.unet import UNet
 from pretrained.objectives import denoising_loss, draw_times
-from solvers.process import ReverseProcess
+from solvers.errors import UsageError
+from solvers.process import Network, ReverseProcess
 
 
 class Task(Protocol):
@@ -28,15 +35,45 @@ class Task(Protocol):
 
 
 def build_network(card: Card, data: ImageData) -> nn.Module:
-    """The untrained network of a card for images like those of ``data``."""
-    settings = card.network.model_dump(exclude={"name"})
+    """The untrained network of a card for images like those of ``data``.
+
+    Raises:
+        UsageError: the network does not take images of that shape, or states of that scale.
+    """
     if isinstance(card, ClassifierCard):
-        return Classifier(data.shape, int(data.labels.max()) + 1, **settings)
-    low, high = card.data.offset, card.data.offset + card.data.scale
-    bin_width = card.data.scale / data.levels
-    edges = (low, low + bin_width, high - bin_width, high)
-    core = ConvNet(data.shape, edges, **settings).to(memory_format=torch.channels_last)
-    return Preconditioned(core, card.sde.build(), card.network.data_std)
+        return Classifier(data.shape, count_classes(data), **card.network.model_dump(exclude={"name"}))
+    network, sde = card.network, card.sde.build()
+    if isinstance(network, NCSNppSettings):
+        return Labelled(NCSNpp(data.shape, network, _is_centred(card)), sde)
+    settings = network.model_dump(exclude={"name", "data_std", "class_conditional", "class_dropout"})
+    core: nn.Module
+    if isinstance(network, ConvNetSettings):
+        low, high = card.data.offset, card.data.offset + card.data.scale
+        bin_width = card.data.scale / data.levels
+        edges = (low, low + bin_width, high - bin_width, high)
+        core = ConvNet(data.shape, edges, network.data_std, **settings).to(memory_format=torch.channels_last)
+    elif isinstance(network, UNetSettings):
+        classes = count_classes(data) if network.class_conditional else 0
+        core = UNet(data.shape, classes=classes, **settings)
+    else:
+        core = MLP(data.shape, **settings)
+    return Preconditioned(core, sde, network.data_std)
+
+
+def count_classes(data: ImageData) -> int:
+    """Number of classes of a data set."""
+    return int(data.labels.max()) + 1
+
+
+def _is_centred(card: ScoreCard) -> bool:
+    """Whether the states lie about [-1, 1]; if not, about [0, 1]."""
+    place = card.data.scale, card.data.offset
+    if place not in ((2.0, -1.0), (1.0, 0.0)):
+        rule = (
+            f"network {card.network.name!r} takes states in [-1, 1] (scale 2, offset -1) or [0, 1] (scale 1, offset 0)"
+        )
+        raise UsageError(f"card {card.name}", rule, place, "Set data.scale and data.offset so")
+    return place == (2.0, -1.0)
 
 
 @dataclass
@@ -56,7 +93,13 @@ class ScoreTask:
         x_0 = self.card.data.scale * dequantise(values, self.data.levels, _rand_like(values, generator))
         x_0 = x_0 + self.card.data.offset
         z = torch.randn(values.shape, generator=generator).to(values.device)
-        process = ReverseProcess(sde, self.network, self.card.parametrisation)
+        network: Network = self.network
+        settings = self.card.network
+        if isinstance(settings, UNetSettings) and settings.class_conditional:
+            left_out = torch.rand(len(values), generator=generator) < settings.class_dropout
+            labels = torch.where(left_out.to(labels.device), count_classes(self.data), labels)
+            network = partial(self.network, labels=labels)
+        process = ReverseProcess(sde, network, self.card.parametrisation)
         return denoising_loss(process, x_0, t, z, training.weighting, training.reduction).mean()
 
     def figure(self, network: nn.Module) -> dict[str, float]:

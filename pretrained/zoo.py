@@ -1,4 +1,7 @@
-"""The shipped checkpoints: ``load(name)`` gives a score model, ``load_features(name)`` a feature extractor."""
+"""The checkpoints: ``load(name)`` gives a score model, ``load_features(name)`` a feature extractor.
+
+Those of this project are shipped; those of Song et al. are read from where they were downloaded to.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +13,9 @@ from torch import nn
 from pretrained import provenance
 from pretrained.card import CARDS, Card, ClassifierCard, ScoreCard, load_card, shipped_cards
 from pretrained.data import load_data
+from pretrained.importers import song
 from pretrained.networks.classifier import Classifier
+from pretrained.published import PublishedCard, load_published_card, published_names
 from pretrained.tasks import build_network
 from solvers.errors import UsageError, unknown_name
 from solvers.process import Parametrisation
@@ -38,7 +43,7 @@ class Checkpoint:
     parametrisation: Parametrisation
     shape: tuple[int, ...]
     levels: int
-    card: ScoreCard
+    card: ScoreCard | PublishedCard
     sha256: str
 
 
@@ -66,14 +71,17 @@ def load(name: str, device: torch.device | str = "cpu", folder: Path | None = No
     """A score model.
 
     Args:
-        name: see :func:`names`.
+        name: see :func:`names` and :func:`pretrained.published.published_names`.
         device: where the network is put.
         folder: where ``<name>.yaml`` and ``<name>.safetensors`` lie side by side, as ``train`` writes them; without it,
             the shipped ones.
 
     Raises:
-        UsageError: no such checkpoint, it is no score model, or its weights are not those of its card.
+        UsageError: no such checkpoint, it is no score model, its weights are not those of its card, or they are
+            published ones that have not been downloaded; then the text says which file belongs where.
     """
+    if folder is None and name in published_names():
+        return _load_published(load_published_card(name), device)
     card, weights = _files(name, folder)
     if not isinstance(card, ScoreCard):
         raise _wrong_kind("load", name, card, "score", "load_features")
@@ -98,11 +106,20 @@ def load_features(name: str, device: torch.device | str = "cpu", folder: Path | 
 
 def _files(name: str, folder: Path | None) -> tuple[Card, Path]:
     if folder is None:
+        if name not in names():
+            raise unknown_name("load", "card", name, [*names(), *published_names()])
         return load_card(name), CHECKPOINTS / f"{name}.safetensors"
     known = [path.stem for path in folder.glob("*.yaml")]
     if name not in known:
         raise unknown_name(f"load: {folder}", "card", name, known)
     return load_card(folder / f"{name}.yaml"), folder / f"{name}.safetensors"
+
+
+def _load_published(card: PublishedCard, device: torch.device | str) -> Checkpoint:
+    path = card.find()
+    model = song.load(path, card.settings, device)
+    sha256 = provenance.sha256_of_file(path)
+    return Checkpoint(model.network, model.sde, model.parametrisation, model.shape, card.data.levels, card, sha256)
 
 
 def _restore(card: Card, path: Path, device: torch.device | str) -> tuple[nn.Module, str]:

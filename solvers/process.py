@@ -11,7 +11,6 @@ a prediction y is turned into another one by  y' = ((A - A') x + B y) / B'.
 """
 
 import copy
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from solvers.constraints import Constraint
-from solvers.errors import unknown_name
+from solvers.errors import UsageError, unknown_name
 from solvers.sde import ForwardSDE, Time, expand
 
 Parametrisation = Literal["score", "noise", "denoised", "velocity"]
@@ -38,7 +37,7 @@ class Evaluations:
     Attributes:
         calls: forward passes, whatever their batch.
         rows: evaluations summed over the samples.
-        derivative_passes: forward-mode derivative passes.
+        derivative_passes: derivative passes.
         whole: forward passes of the whole batch.
         part: evaluations of each sample in passes of a part of the batch, (n,), if there were any.
     """
@@ -141,7 +140,8 @@ class ReverseProcess:
     def score_and_divergence(self, x: Tensor, t: float | Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
         """Score and Hutchinson's estimate of its divergence from one pass of the network.
 
-        div score ~ mean_k  v_k . (d score/dx) v_k, in forward mode.
+        div score ~ mean_k  v_k . (d score/dx)^T v_k, in reverse mode: the samples of a batch must not depend on each
+        other, and the network must not cut the graph.
 
         Args:
             x: states (n, ...).
@@ -150,26 +150,27 @@ class ReverseProcess:
 
         Returns:
             Score, shape of x, and divergence (n,).
+
+        Raises:
+            UsageError: the network's prediction carries no derivative, e.g. because it runs under ``no_grad``.
         """
-        times = self._times(x, t)
-
-        def pass_with(v: Tensor) -> tuple[Tensor, Tensor]:
-            with warnings.catch_warnings():
-                # torch's own forward-mode formulas still go through torch.jit, which torch itself deprecates.
-                warnings.simplefilter("ignore", FutureWarning)
-                value, tangent = torch.func.jvp(lambda z: self.network(z, times), (x,), (v,))  # type: ignore[misc]
-            return value, tangent
-
-        if len(probes) == 1:
-            raw, tangents = pass_with(probes[0])
-            tangents = tangents[None]
-        else:
-            raws, tangents = torch.func.vmap(pass_with)(probes)
-            raw = raws[0]
+        with torch.enable_grad():
+            z = x.detach().requires_grad_()
+            raw = self.network(z, self._times(x, t))
+        if not raw.requires_grad:
+            raise UsageError(
+                "score_and_divergence",
+                "a likelihood differentiates the network's prediction",
+                "a prediction without a gradient",
+                "Remove its no_grad, inference_mode or detach",
+            )
+        last = len(probes) - 1
+        products = [torch.autograd.grad(raw, z, v, retain_graph=k < last)[0] for k, v in enumerate(probes)]
+        raw = raw.detach()
         self.evaluations.count(len(x), self._part)
         self.evaluations.derivative_passes += len(probes)
         a, b = affine(self.sde, self.parametrisation, t)
-        quadratic = (probes * tangents).flatten(2).sum(2).mean(0)
+        quadratic = sum((v * p).flatten(1).sum(1) for v, p in zip(probes, products, strict=True)) / len(probes)
         square = probes.square().flatten(2).sum(2).mean(0)
         return expand(a, x) * x + expand(b, x) * raw, expand(a, square) * square + expand(b, quadratic) * quadratic
 

@@ -1,8 +1,11 @@
 """The menu of solvers: one file a solver in ``solvers/methods``, entry points, plug-in files."""
 
+import contextlib
 import importlib
 import importlib.util
+import math
 import pkgutil
+import re
 import sys
 from dataclasses import fields
 from functools import cache
@@ -11,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from solvers.errors import UsageError, unknown_name
-from solvers.solver import Solver
+from solvers.solver import FixedStepSolver, Solver
 
 S = TypeVar("S", bound=Solver)
 
@@ -56,28 +59,77 @@ def solver_names() -> list[str]:
 
 
 def get_solver(name: str, **settings: Any) -> Solver:
-    """A solver by name, with its settings.
+    """A solver by name, with its settings; ``library:sampler`` is one of another library (:mod:`solvers.peers`).
+
+    Settings may also stand in the name, as ``parse_solver`` reads them.
 
     Raises:
         UsageError: no such solver, no such setting, or a value that the solver refuses.
     """
+    name, written = split_settings(name)
+    for key in written:
+        if key in settings:
+            raise UsageError("get_solver", f"the setting {key} of {name} is given twice", None, "Leave one out")
+    settings = {**written, **settings}
+    if ":" in name:
+        from solvers.peers import get_peer
+
+        return get_peer(name, **settings)
     classes = solver_classes()
     if name not in classes:
         raise unknown_name("get_solver", "solver", name, classes)
-    known = [f.name for f in fields(classes[name])]
+    cls = classes[name].form(settings)
+    known = [f.name for f in fields(cls)]
     for key in settings:
         if key not in known:
             if not known:
                 raise UsageError("get_solver", f"{name} has no settings", key, "Leave it out")
             raise unknown_name("get_solver", f"setting of {name}", key, known)
-    return classes[name](**settings)
+    return cls(**settings)
+
+
+def parse_solver(text: str) -> Solver:
+    """The solver written as ``key`` or ``key?setting=value&...``; values as YAML writes scalars.
+
+    Raises:
+        UsageError: a setting without a value, or whatever :func:`get_solver` refuses.
+    """
+    return get_solver(text)
+
+
+def split_settings(text: str) -> tuple[str, dict[str, Any]]:
+    """Name and settings of ``key?setting=value&...``.
+
+    Raises:
+        UsageError: a setting without a value, or given twice.
+    """
+    name, mark, rest = text.partition("?")
+    settings: dict[str, Any] = {}
+    for part in rest.split("&") if mark else ():
+        key, equals, value = part.partition("=")
+        if not (key and equals) or key in settings:
+            raise UsageError("parse_solver", "settings read ?setting=value&..., each once", text, "E.g. deis?order=2")
+        settings[key] = _scalar(value)
+    return name, settings
+
+
+def _scalar(text: str) -> Any:
+    """A YAML scalar: null, true, false, whole number, number or text."""
+    words = {"": None, "~": None, "null": None, "true": True, "false": False, ".inf": math.inf, ".nan": math.nan}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        if re.fullmatch(r"[-+.0-9][-+.0-9eE]*", text):
+            with contextlib.suppress(ValueError):
+                return kind(text)
+    return text
 
 
 def load_plugin(path: str | Path) -> None:
     """Import a solver from a file outside the project; its name is the file's.
 
     Raises:
-        UsageError: there is no such file, it does not import, or it registers nothing.
+        UsageError: there is no such file, it does not import, registers nothing, or declares too little.
     """
     path = Path(path)
     if not path.is_file():
@@ -96,10 +148,31 @@ def load_plugin(path: str | Path) -> None:
             raise UsageError(
                 "load_plugin", "a plug-in registers a solver", str(path), "Decorate its class by @register"
             )
-    except Exception as error:
+        _check_declared(_SOLVERS[path.stem])
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
+        for key in [key for key, cls in _SOLVERS.items() if cls.__module__ == name]:
+            del _SOLVERS[key]
         if isinstance(error, UsageError):
             raise
         raise UsageError(
             "load_plugin", f"{path} does not import", f"{type(error).__name__}: {error}", "Mend"
         ) from error
+
+
+def _check_declared(cls: type[Solver]) -> None:
+    """Refuse a class that lists, plans and certificates would stumble over.
+
+    Raises:
+        UsageError: something that every solver declares is missing.
+    """
+    for name in ("family", "order", "stochastic", "reference"):
+        if not hasattr(cls, name):
+            raise UsageError("load_plugin", f"a solver declares {name}", cls.__name__, f"Add {name}: ClassVar[...]")
+    try:
+        solver = cls()
+    except TypeError as error:
+        raise UsageError("load_plugin", "every setting has a default", str(error), "Give it one") from error
+    if isinstance(solver, FixedStepSolver) and not 0 < solver.nfe(1) < solver.nfe(2):
+        got = (solver.nfe(1), solver.nfe(2))
+        raise UsageError("load_plugin", "nfe(steps) grows with the steps, from 1 or more", got, f"Mend {cls.key}.nfe")

@@ -226,44 +226,69 @@ class SubVP(VP):
 
 @dataclass(frozen=True)
 class VE(ForwardSDE):
-    """Variance exploding: alpha = 1, sigma = sigma_min (sigma_max/sigma_min)^t.
+    """Variance exploding: alpha = 1, sigma = sigma_min (sigma_max/sigma_min)^t; or, with ``base`` b, g = b^t.
 
-    The marginal treats the data as already smoothed by sigma(0) = sigma_min (the reference's convention).
+    The marginal treats the data as already smoothed by sigma(0) = sigma_min (the reference's convention). In the form
+    of a base the data are not smoothed, sigma^2 = (b^(2t) - 1) / (2 ln b), and both noise levels have no meaning.
 
     Args:
         sigma_min: noise level at t = 0, units of x.
         sigma_max: noise level at t = 1, units of x.
+        base: b, above 1, dimensionless; 25 in the tutorial of Song 2021. None for the form of the two noise levels.
+
+    Raises:
+        UsageError: a base that is not above 1.
     """
 
     sigma_min: float = 0.01
     sigma_max: float = 50.0
+    base: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.base is not None and not 1 < self.base < math.inf:
+            raise UsageError("ve", "base is above 1", self.base, "E.g. 25")
 
     @property
     def t_min(self) -> float:
-        return 1e-5
+        return 1e-5 if self.base is None else 1e-3
 
     @property
     def _log_ratio(self) -> float:
-        return math.log(self.sigma_max / self.sigma_min)
+        return math.log(self.sigma_max / self.sigma_min if self.base is None else self.base)
 
     def alpha(self, t: Time) -> Time:
         return torch.ones_like(t) if isinstance(t, Tensor) else 1.0
 
     def sigma(self, t: Time) -> Time:
-        result: Time = self.sigma_min * _lib(t).exp(t * self._log_ratio)
+        lib, growth = _lib(t), self._log_ratio
+        result: Time
+        if self.base is None:
+            result = self.sigma_min * lib.exp(t * growth)
+        else:
+            result = lib.sqrt(lib.expm1(2 * growth * t) / (2 * growth))
         return result
 
     def drift_coefficient(self, t: Time) -> Time:
         return 0.0 * t
 
     def diffusion_squared(self, t: Time) -> Time:
-        return 2 * self._log_ratio * self.sigma(t) ** 2
+        if self.base is None:
+            return 2 * self._log_ratio * self.sigma(t) ** 2
+        result: Time = _lib(t).exp(2 * self._log_ratio * t)
+        return result
 
     def lam(self, t: Time) -> Time:
-        return -math.log(self.sigma_min) - t * self._log_ratio
+        if self.base is None:
+            return -math.log(self.sigma_min) - t * self._log_ratio
+        result: Time = -_lib(t).log(self.sigma(t))
+        return result
 
     def t_of_lam(self, lam: Time) -> Time:
-        return (-math.log(self.sigma_min) - lam) / self._log_ratio
+        if self.base is None:
+            return (-math.log(self.sigma_min) - lam) / self._log_ratio
+        lib, growth = _lib(lam), self._log_ratio
+        result: Time = lib.log1p(2 * growth * lib.exp(-2 * lam)) / (2 * growth)
+        return result
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Solvers: what they declare, the loop of those with a fixed grid, and ``integrate``."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, get_args
@@ -30,6 +30,7 @@ class Solver(ABC):
         batch_coupled: whether a sample depends on the others of its batch; it is then never run in chunks.
         constrainable: whether it imposes the process's constraint after each update.
         recommended_grid: the grid its authors use, if it has one.
+        certified: the settings to certify it with, where they are not the defaults alone.
         reference: the publication.
     """
 
@@ -41,7 +42,13 @@ class Solver(ABC):
     batch_coupled: ClassVar[bool] = False
     constrainable: ClassVar[bool] = False
     recommended_grid: ClassVar[str | None] = None
+    certified: ClassVar[tuple[dict[str, Any], ...]] = ({},)
     reference: ClassVar[str]
+
+    @classmethod
+    def form(cls, settings: Mapping[str, Any]) -> "type[Solver]":
+        """The class that takes these settings: this one, unless the key offers both fixed and adaptive steps."""
+        return cls
 
     @abstractmethod
     def solve(self, process: ReverseProcess, x: Tensor, ts: Tensor, brownian: Brownian | None) -> Tensor:
@@ -51,6 +58,11 @@ class Solver(ABC):
     def settings(self) -> dict[str, Any]:
         """The settings by name."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @property
+    def equilibrium_variance(self) -> float | None:
+        """Variance that its Langevin steps keep on N(0, sigma(t)^2 I), units of sigma(t)^2; None without such steps."""
+        return None
 
 
 class FixedStepSolver(Solver):
@@ -62,6 +74,12 @@ class FixedStepSolver(Solver):
 
     multistep: ClassVar[bool] = False
     constrainable: ClassVar[bool] = True
+
+    @property
+    def limit_order(self) -> int | None:
+        """Order in the limit of small steps: at most 2 where a multistep ODE method ramps up to its order."""
+        ramps = self.multistep and not self.stochastic and self.settings.get("start") == "ramp"
+        return min(self.order, 2) if ramps and self.order is not None else self.order
 
     @abstractmethod
     def nfe(self, steps: int) -> int:

@@ -261,6 +261,7 @@ def test_help_and_the_bare_command_show_the_commands(homes: Callable[[str], Run]
         ("metrics", "fd_digits"),
         ("matrices", "quick"),
         ("checkpoints", "digits-vp"),
+        ("peers", "diffusers:HeunDiscreteScheduler"),
     ],
 )
 def test_lists(call: Callable[..., tuple[int, str, str]], what: str, name: str) -> None:

@@ -52,6 +52,93 @@ def test_every_golden_case_passes() -> None:
     assert all(r.error is not None and r.error < 1e-11 for r in results if "colorize" not in r.key)
 
 
+NETWORKS = ["ve_ncsnpp", "vp_ddpmpp", "subvp_ncsnpp"]
+
+
+def network_command(name: str, **files: Path) -> Any:
+    """The command on a golden network, with some of its files replaced."""
+    suffixes = {"checkpoint": "pth", "config": "json", "vectors": "npz"}
+    chosen = {option: GOLDEN / f"network_{name}.{suffix}" for option, suffix in suffixes.items()} | files
+    options = [text for option, path in chosen.items() for text in (f"--{option}", str(path))]
+    return CliRunner().invoke(app, ["conformance", *options, "--json"])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_golden_network_passes(name: str) -> None:
+    result = network_command(name)
+    assert result.exit_code == 0
+    (line,) = json.loads(result.stdout)
+    assert (line["key"], line["verdict"], line["tolerance"]) == (f"network_{name}", "pass", 1e-5)
+    # Single precision, in the reference's own order of operations.
+    assert line["error"] < 5e-6
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_settings_of_a_network_without_its_checkpoint_are_skipped_not_passed(name: str) -> None:
+    (result,) = conformance(GOLDEN / f"network_{name}.npz", GOLDEN / f"network_{name}.json")
+    assert (result.verdict, result.error) == ("skipped", None)
+    assert result.reason is not None
+    assert "--checkpoint" in result.reason
+
+
+@pytest.mark.parametrize("array", ["x", "t", "labels", "output", "score"])
+def test_a_perturbed_vector_of_a_network_fails(tmp_path: Path, array: str) -> None:
+    with np.load(GOLDEN / "network_ve_ncsnpp.npz") as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    arrays[array] = arrays[array] * np.float32(1.001)
+    np.savez(tmp_path / "v.npz", **arrays)
+    result = network_command("ve_ncsnpp", vectors=tmp_path / "v.npz")
+    assert result.exit_code == 1
+    (line,) = json.loads(result.stdout)
+    assert line["verdict"] == "fail"
+    assert line["error"] > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("ve_ncsnpp", "centered", True),
+        ("ve_ncsnpp", "sde", "vpsde"),
+        ("ve_ncsnpp", "model.scale_by_sigma", False),
+        ("ve_ncsnpp", "model.skip_rescale", False),
+        ("ve_ncsnpp", "model.nonlinearity", "elu"),
+        ("ve_ncsnpp", "model.fir_kernel", [1, 2, 2, 1]),
+        ("ve_ncsnpp", "model.sigma_max", 40),
+        ("vp_ddpmpp", "model.fir", True),
+        ("vp_ddpmpp", "sde", "subvpsde"),
+        ("vp_ddpmpp", "model.beta_max", 19.0),
+        ("subvp_ncsnpp", "model.fir_kernel", [1, 3, 2, 1]),
+    ],
+)
+def test_every_setting_of_a_network_is_read(tmp_path: Path, name: str, key: str, value: Any) -> None:
+    settings = json.loads((GOLDEN / f"network_{name}.json").read_text())
+    *section, last = key.split(".")
+    (settings[section[0]] if section else settings)[last] = value
+    (tmp_path / "c.json").write_text(json.dumps(settings))
+    result = network_command(name, config=tmp_path / "c.json")
+    assert result.exit_code == 1, result.output
+
+
+def test_a_network_without_what_it_takes_ends_in_a_usage_error(tmp_path: Path) -> None:
+    with np.load(GOLDEN / "network_vp_ddpmpp.npz") as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    for change, text in (
+        ({"x": arrays["x"][:, :, :8]}, "'x' is"),
+        ({"t": None}, "lacks the array 't'"),
+        ({"output": None, "score": None}, "records a result"),
+    ):
+        kept = {name: value for name, value in (arrays | change).items() if value is not None}
+        np.savez(tmp_path / "v.npz", **kept)
+        with pytest.raises(UsageError, match=text):
+            raise network_command("vp_ddpmpp", vectors=tmp_path / "v.npz").exception
+    for option in ("checkpoint", "config", "vectors"):
+        with pytest.raises(UsageError, match="there is no such file"):
+            raise network_command("vp_ddpmpp", **{option: tmp_path / "none"}).exception
+    for arguments in ([str(VECTORS)], [], [str(VECTORS), str(INDEX), "--config", str(INDEX)]):
+        with pytest.raises(UsageError, match="it takes VECTORS and INDEX, or --checkpoint"):
+            raise CliRunner().invoke(app, ["conformance", *arguments]).exception  # type: ignore[misc]
+
+
 @pytest.mark.parametrize(
     ("key", "array"),
     [

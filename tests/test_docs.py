@@ -5,11 +5,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from bench import docs
+from bench import check, docs
+from bench.certificate import Line
 from bench.problems.gaussian import Gaussian
 from solvers import registry
 from solvers.grids import make_grid
@@ -41,6 +43,33 @@ def test_a_stale_table_is_found_and_mended(tmp_path: Path) -> None:
     assert page.read_text(encoding="utf-8") == wrong, "--check must not write"
     docs.update_pages(check=False, root=tmp_path)
     assert page.read_text(encoding="utf-8") == fresh
+
+
+def test_measured_orders_come_from_the_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def line(solver: str, settings: dict[str, Any], sde: str, problem: str, measured: float, declared: int = 2) -> Line:
+        return Line(solver, settings, "order", sde, problem, declared, measured, None, "pass")
+
+    ramp, started, low = ({"order": k, "start": start} for k, start in ((4, "ramp"), (4, "runge_kutta"), (2, "ramp")))
+    lines = [
+        line("heun", {}, "vp", "gaussian", 2.004),
+        line("heun", {}, "ve", "gaussian", 1.93),
+        line("heun", {}, "vp", "mixture_2d", 1.99),
+        Line("heun", {}, "accepts the SDE", "edm", "mixture_2d", None, "no", None, "not claimed"),
+        # Certified with the start that its order is claimed with, not with a lower order.
+        Line("lms", ramp, "order in the limit", "vp", "gaussian", 2, 3.2, None, "pass"),
+        line("lms", started, "vp", "gaussian", 4.01, 4),
+        line("lms", low, "vp", "gaussian", 2.1, 2),
+    ]
+    check.write(lines, tmp_path)
+    monkeypatch.setattr(docs, "CERTIFICATES", tmp_path)
+    table = docs.SECTIONS["solver table"]()
+    assert "| heun | probability-flow ODE | 2 | 1.93…2.00 | 1.99 | 2 | vp, ve |" in table
+    assert "| lms | linear multistep | 4 | 4.01 | – | 1 | all |" in table
+    assert "| euler | probability-flow ODE | 1 | – | – | 1 | – |" in table
+    assert "4 certificates, 7 claims: 6 pass, 1 not claimed" in table
+    families = docs.SECTIONS["solvers"]()
+    assert "`heun` (1.93, 2)" in families
+    assert "`lms` (4.01, 1)" in families
 
 
 def test_readme_is_short() -> None:

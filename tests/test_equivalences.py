@@ -53,13 +53,25 @@ def test_the_first_step_of_dpmpp_2m_is_ddim(problem: Problem):
     assert not same(problem, samples(problem, "dpmpp_2m", steps=2), samples(problem, "ddim", steps=2))
 
 
+ONE_STEP = [
+    name
+    for name, solver in ((name, get_solver(name)) for name in solver_names())
+    if isinstance(solver, FixedStepSolver) and not solver.multistep and name != "predictor_corrector"
+]
+
+
 @every_sde
-@pytest.mark.parametrize("predictor", ["reverse_diffusion", "ancestral", "euler_maruyama", "heun", "torchsde"])
+@pytest.mark.parametrize("predictor", ONE_STEP)
 def test_without_a_corrector_only_the_predictor_is_left(problem: Problem, predictor: str):
     alone = samples(problem, "predictor_corrector", predictor=predictor, corrector="none")
     assert same(problem, alone, samples(problem, predictor))
-    corrected = samples(problem, "predictor_corrector", predictor=predictor)
-    assert not same(problem, corrected, samples(problem, predictor))
+    process, pair = problem.process(), get_solver("predictor_corrector", predictor=predictor, corrector="ald")
+    ts = make_grid("log_snr", problem.sde, 10)
+    corrected = integrate(pair, process, problem.prior(20, 0), ts, problem.brownian(20, 0))
+    assert corrected.isfinite().all()
+    assert not same(problem, corrected, alone)
+    assert isinstance(pair, FixedStepSolver)
+    assert process.evaluations.calls == pair.nfe(10) == get_solver(predictor).nfe(10) + 10
 
 
 def test_on_ve_euler_is_ddim_in_sigma():

@@ -96,7 +96,11 @@ def test_a_worker_that_dies_or_overruns_costs_its_own_cell_only(
         assert late.cost is None
         assert 8 <= took < 60
         assert gone(int(note.read_text())), "its process is killed"
-        assert {item.status for item in store.records()} == {"done", "out_of_memory", "timeout"}
+        run(cell("heun"))
+        idle = worker._process
+    assert idle is not None
+    assert idle.exitcode == 0, "an idle worker leaves by itself"
+    assert {item.status for item in store.records()} == {"done", "out_of_memory", "timeout"}
 
 
 ORPHAN = """

@@ -15,7 +15,7 @@ MAY_IMPORT = {
 }
 OURS = {"solvers", "pretrained", "bench", "tests"}
 # Adapters' libraries, imported inside the function that uses them.
-ADAPTED = {"torchsde", "torchdiffeq", "scipy", "diffusers"}
+ADAPTED = {"torchsde", "torchdiffeq", "scipy", "diffusers", "azula"}
 
 
 def imported(tree: ast.AST) -> set[str]:
@@ -45,10 +45,10 @@ def test_no_package_imports_one_above_it(package: str):
 def test_importing_every_solver_loads_torch_alone():
     """Measured against what torch itself loads."""
     modules = "print(sorted({name.partition('.')[0] for name in sys.modules}))"
-    ours = "from solvers import likelihood, registry; registry.solver_names()"
+    ours = "from solvers import likelihood, peers, registry; registry.solver_names(); peers.peer_names()"
     code = f"import sys, torch, torch.func; {modules}; {ours}; {modules}"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     before, after = (set(ast.literal_eval(line)) for line in run.stdout.splitlines())
     assert "solvers" in after
-    assert after & {"torchsde", "torchdiffeq", "scipy", "pandas", "pretrained", "bench"} == set()
+    assert after & {"torchsde", "torchdiffeq", "scipy", "diffusers", "azula", "pandas", "pretrained", "bench"} == set()
     assert after - before - sys.stdlib_module_names == {"solvers"}

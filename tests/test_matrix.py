@@ -9,8 +9,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.cell import run_cell
 from bench.matrix import MATRICES, Matrix, load_matrix, matrix_names
 from bench.record import CellSpec
+from bench.store import Store
 from solvers.errors import UsageError
 from solvers.grids import GRIDS
 from solvers.registry import get_solver, solver_classes
@@ -79,6 +81,22 @@ def test_a_solver_with_a_recommended_grid_gets_a_second_row_and_no_other() -> No
     assert {c.grid for c in matrix(solvers=[{"name": "heun"}], recommended_grids=False).cells("cpu")} == {"log_snr"}
 
 
+def test_settings_decide_whether_a_row_has_budgets_or_tolerances() -> None:
+    """One key, fixed and adaptive: the budgets of the one, the tolerances of the other."""
+    rows = [
+        ("torchdiffeq", {"method": "rk4"}, True),
+        ("torchdiffeq", {"method": "bosh3"}, False),
+        ("torchsde", {"method": "srk"}, True),
+        ("torchsde", {"method": "srk", "stepping": "adaptive"}, False),
+    ]
+    for name, chosen, fixed in rows:
+        cells = matrix(solvers=[{"name": name, "settings": chosen, "tolerances": [1e-2]}]).cells("cpu")
+        assert {cell.grid for cell in cells} == {"log_snr" if fixed else "adaptive"}
+        assert all((cell.budget is not None) == fixed for cell in cells)
+        assert all(get_solver(name, **cell.settings).adaptive != fixed for cell in cells)
+        assert all(cell.settings.get("rtol") == (None if fixed else 1e-2) for cell in cells)
+
+
 def test_a_recommended_grid_that_is_asked_for_anyway_is_one_row() -> None:
     cells = matrix(solvers=[{"name": "heun"}], grids=["karras"]).cells("cpu")
     assert [cell.grid for cell in cells] == ["karras"] * 4
@@ -88,6 +106,15 @@ def test_a_problem_overrides_budgets_and_grids() -> None:
     problem = {"name": "gaussian", "n": 4, "budgets": [7], "grids": ["uniform", "quadratic"]}
     found = {(c.budget, c.grid) for c in matrix(problems=[problem]).cells("cpu")}
     assert found == {(7, "uniform"), (7, "quadratic")}
+
+
+def test_every_grid_runs_in_a_matrix(tmp_path: Path) -> None:
+    grids = [*GRIDS, "karras_3"]
+    cells = matrix(grids=grids, problems=[{"name": "gaussian", "n": 4, "budgets": [7]}], seeds=[0]).cells("cpu")
+    assert sorted(c.grid for c in cells) == sorted(grids)
+    store = Store(tmp_path)
+    store.create()
+    assert all(store.read(run_cell(cell, store)).status == "done" for cell in cells)
 
 
 def test_coupled_solvers_are_not_cut_into_batches() -> None:
@@ -229,6 +256,10 @@ def test_selection_refuses_a_problem_that_exists_but_is_not_in_the_matrix() -> N
         ({"solvers": [{"name": "ddim", "eta": 1}]}, r"no key 'solvers.0.eta'.* Known: .*solvers.0.settings"),
         ({"solvers": [{"name": "huen"}]}, r"no solver 'huen'; did you mean 'heun'\?"),
         ({"problems": [{"name": "gausian", "n": 4}]}, r"no problem 'gausian'; did you mean 'gaussian'\?"),
+        (
+            {"grids": ["karras_seven"]},
+            r"the exponent of karras_RHO is a number other than 0; got 'karras_seven'",
+        ),
         ({"grids": ["logsnr"]}, r"no grid 'logsnr'; did you mean 'log_snr'\?"),
         (
             {"problems": [{"name": "gaussian", "n": 4, "grids": ["uniforn"]}]},
@@ -244,7 +275,17 @@ def test_selection_refuses_a_problem_that_exists_but_is_not_in_the_matrix() -> N
         ({"budgets": []}, r"budgets: .*at least 1.*; got \[\]\. "),
         ({"budgets": [True]}, r"budgets.0: .*integer; got True\. "),
         ({"budgets": ["5"]}, r"budgets.0: .*integer; got '5'\. "),
-        ({"problems": [{"name": "gaussian", "n": -4}]}, r"problems.0.n: .*greater than 0; got -4\. "),
+        ({"problems": [{"name": "gaussian", "n": -4}]}, r"problems.0.n: .*greater than or equal to 2; got -4\. "),
+        (
+            {"problems": [{"name": "gaussian", "n": 4}, {"name": "gaussian", "n": 8}]},
+            r"a problem is listed once; got 'g",
+        ),
+        (
+            {"solvers": [{"name": "torchdiffeq", "settings": {"rtol": 0.1}}]},
+            r"solver torchdiffeq: tolerances are swept; got 'rtol'\. Move it to the entry's tolerances",
+        ),
+        ({"budgets": [10**20]}, r"budgets.0: .*less than or equal to 1000000000; got 1"),
+        ({"problems": [{"name": "digits", "n": 600}]}, r"digits: there are 599 reference samples; got 600\. Lower n"),
         ({"problems": [{"name": "gaussian"}]}, r"key 'problems.0.n' is required\. "),
         ({"problems": ["gaussian"]}, r"problems.0: .*; got 'gaussian'\. "),
         ({"problems": []}, r"problems: .*; got \[\]\. "),
@@ -272,6 +313,7 @@ def test_a_mistake_in_a_file_is_told(tmp_path: Path, changes: dict[Any, Any], me
         ("", r"the file holds a mapping; got 'NoneType'\. "),
         ("- a\n- b\n", r"the file holds a mapping; got 'list'\. "),
         ("just words", r"the file holds a mapping; got 'str'\. "),
+        ("a: 1\nb: {c: 1, c: 2}\n", r"the file is YAML; got .*given twice.* line 2"),
         ("a: [1, 2", r"the file is YAML; got .*line 1.*Correct its syntax"),
         ("a: 1\n\tb: 2\n", r"the file is YAML; got .*line 2"),
         ("!!python/object/apply:os.getcwd []", r"the file is YAML; got .*could not determine a constructor"),
@@ -305,7 +347,7 @@ fixed_solvers = st.sampled_from([name for name, cls in solver_classes().items() 
 grid_lists = st.lists(st.sampled_from(sorted(GRIDS)), min_size=1, max_size=3, unique=True)
 budget_lists = st.lists(st.integers(1, 200), min_size=1, max_size=3, unique=True)
 problem_entries = st.fixed_dictionaries(
-    {"name": st.sampled_from(["gaussian", "mixture_2d", "digits"]), "n": st.integers(1, 500)},
+    {"name": st.sampled_from(["gaussian", "mixture_2d", "digits"]), "n": st.integers(2, 500)},
     optional={"budgets": budget_lists, "grids": grid_lists, "batch_size": st.integers(1, 64)},
 )
 solver_entries = st.one_of(

@@ -277,6 +277,7 @@ def test_fd_digits_names_the_file_it_depends_on() -> None:
 def test_more_references_than_there_are_digits_are_refused(digits: Digits) -> None:
     with pytest.raises(UsageError, match="there are 599 digits to compare with; got 600"):
         digits.reference(600, 0, 0)
+    assert len(digits.reference(Digits.n_max, 0, 0)) == 599
 
 
 # Bits per dimension.
@@ -287,7 +288,7 @@ def white(monkeypatch: pytest.MonkeyPatch) -> Iterator[Digits]:
     """Digits under the network of a unit Gaussian, which VP leaves as it is: log p is known exactly."""
     problem = Digits()
     monkeypatch.setattr(problem, "process", lambda: ReverseProcess(problem.sde, lambda x, t: -x, "score"))
-    caches = (likelihood._converged_bits, likelihood._row_bits)
+    caches = (likelihood._converged_bits, likelihood._row_solve)
     for cache in caches:
         cache.cache_clear()
     yield problem
@@ -327,7 +328,7 @@ def test_bits_per_dim_of_an_exactly_known_density(white: Digits, solver: str, se
 def test_bits_per_dim_of_data_on_another_scale(white: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
     """The scale enters twice, in the states and in the change of variables, and the sum of both is known."""
     plain = BitsPerDim().evaluate(row_of(white, "torchdiffeq")).value
-    likelihood._row_bits.cache_clear()
+    likelihood._row_solve.cache_clear()
     likelihood._converged_bits.cache_clear()
     monkeypatch.setattr(white, "scale", 2 * white.scale)
     wider = BitsPerDim().evaluate(row_of(white, "torchdiffeq")).value
@@ -342,7 +343,10 @@ def test_the_likelihood_solve_has_the_rows_budget(
     process = white.process()
     monkeypatch.setattr(white, "process", lambda: process)
     monkeypatch.setattr(likelihood, "_converged_bits", lambda *a: torch.zeros(IMAGES, dtype=torch.float64))
-    BitsPerDim().evaluate(outcome(white, torch.zeros(4, 1, 8, 8), solver, budget=5))
+    value = BitsPerDim().evaluate(outcome(white, torch.zeros(4, 1, 8, 8), solver, budget=5))
+    assert value.own_nfe == calls
+    assert value.own_seconds is not None
+    assert value.own_seconds > 0
     assert process.evaluations.calls == calls
     assert process.evaluations.derivative_passes == calls, "one probe"
 

@@ -1,9 +1,11 @@
-"""The catalogue of probability-flow ODE solvers: order, evaluations, equivalences, step control."""
+"""The catalogue of probability-flow ODE solvers: declared orders, equivalences, step control.
+
+Measured orders and evaluations are in the certificates.
+"""
 
 import math
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,58 +21,54 @@ from solvers.control import StepControl
 from solvers.errors import DivergenceError, UsageError
 from solvers.grids import make_grid
 from solvers.likelihood import log_density, rademacher
-from solvers.methods import _pairs
 from solvers.methods._exponential import phi
 from solvers.methods._multistep import interpolation_weights
 from solvers.process import ReverseProcess
 from solvers.registry import get_solver
 from solvers.sde import SDES, VP, get_sde
-from solvers.solver import AdaptiveSolver, FixedStepSolver, Solver, integrate
+from solvers.solver import FixedStepSolver, Solver, integrate
 
 pytestmark = pytest.mark.slow
 
-# Solver, settings, order that is measured, finest level (coarsest of those at which the claim holds everywhere).
+# Solver, settings, order: what the literature and the field's measurements say, not the author's choice.
 RK: dict[str, Any] = {"start": "runge_kutta"}
-ORDERS: list[tuple[str, dict[str, Any], int, int]] = [
-    ("midpoint", {}, 2, 512),
-    ("rk4", {}, 4, 512),
-    ("edm_heun", {}, 2, 512),
-    ("dpmpp_2s", {}, 2, 512),
-    ("dpmpp_3m", RK, 3, 512),
-    ("dpm_solver", {"order": 1}, 1, 512),
-    ("dpm_solver", {"order": 2}, 2, 512),
-    # On Gaussians its error changes sign near 200 steps.
-    ("dpm_solver", {"order": 3}, 3, 2048),
-    ("unipc", {"predictor_order": 1, "corrector": False}, 1, 512),
-    ("unipc", {"predictor_order": 1}, 2, 512),
-    ("unipc", {"predictor_order": 1, "variant": "bh1"}, 2, 512),
-    ("unipc", {"predictor_order": 2, "corrector": False, "variant": "bh1"}, 2, 512),
-    ("unipc", {"predictor_order": 2}, 3, 512),
-    ("unipc", {"predictor_order": 2, "variant": "vary_coeff"}, 3, 512),
-    ("unipc", {"predictor_order": 3, "corrector": False, **RK}, 3, 512),
-    ("unipc", {"predictor_order": 3, **RK}, 4, 1024),
-    ("unipc", {"predictor_order": 3, "variant": "vary_coeff", **RK}, 4, 1024),
-    ("unipc", {"predictor_order": 4, "corrector": False, **RK}, 4, 512),
-    ("unipc", {"predictor_order": 4, **RK}, 5, 512),
-    ("lms", {"order": 2}, 2, 512),
-    ("lms", {"order": 3, **RK}, 3, 512),
-    ("lms", {"order": 4, **RK}, 4, 512),
-    ("ipndm", {"order": 3, **RK}, 3, 512),
-    ("ipndm", {"order": 4, "coefficients": "fixed", **RK}, 2, 512),
-    ("deis", {"order": 2}, 2, 512),
-    ("deis", {"order": 3, **RK}, 3, 512),
-    ("deis", {"order": 4, **RK}, 4, 1024),
-    ("deis", {"order": 3, "variant": "rhoab", **RK}, 3, 512),
+ORDERS: list[tuple[str, dict[str, Any], int]] = [
+    ("midpoint", {}, 2),
+    ("rk4", {}, 4),
+    ("edm_heun", {}, 2),
+    ("dpmpp_2s", {}, 2),
+    ("dpmpp_3m", RK, 3),
+    ("dpm_solver", {"order": 1}, 1),
+    ("dpm_solver", {"order": 2}, 2),
+    ("dpm_solver", {"order": 3}, 3),
+    ("unipc", {"predictor_order": 1, "corrector": False}, 1),
+    ("unipc", {"predictor_order": 1}, 2),
+    ("unipc", {"predictor_order": 1, "variant": "bh1"}, 2),
+    ("unipc", {"predictor_order": 2, "corrector": False, "variant": "bh1"}, 2),
+    ("unipc", {"predictor_order": 2}, 3),
+    ("unipc", {"predictor_order": 2, "variant": "vary_coeff"}, 3),
+    ("unipc", {"predictor_order": 3, "corrector": False, **RK}, 3),
+    ("unipc", {"predictor_order": 3, **RK}, 4),
+    ("unipc", {"predictor_order": 3, "variant": "vary_coeff", **RK}, 4),
+    ("unipc", {"predictor_order": 4, "corrector": False, **RK}, 4),
+    ("unipc", {"predictor_order": 4, **RK}, 5),
+    ("lms", {"order": 2}, 2),
+    ("lms", {"order": 3, **RK}, 3),
+    ("lms", {"order": 4, **RK}, 4),
+    ("ipndm", {"order": 3, **RK}, 3),
+    ("deis", {"order": 2}, 2),
+    ("deis", {"order": 3, **RK}, 3),
+    ("deis", {"order": 4, **RK}, 4),
+    ("deis", {"order": 3, "variant": "rhoab", **RK}, 3),
 ]
-IDS = ["-".join([name, *(f"{k}={v}" for k, v in settings.items())]) for name, settings, _, _ in ORDERS]
+IDS = ["-".join([name, *(f"{k}={v}" for k, v in settings.items())]) for name, settings, _ in ORDERS]
 
 ADAPTIVE: list[tuple[str, dict[str, Any]]] = [
     ("rk45", {"pair": "bogacki_shampine"}),
     ("rk45", {"pair": "dormand_prince"}),
     ("rk45", {"pair": "tsitouras"}),
+    ("rk45", {"pair": "dormand_prince_853"}),
     ("scipy_rk45", {}),
-    ("scipy_rk45", {"method": "RK23"}),
-    ("scipy_rk45", {"method": "DOP853"}),
     ("dpm_adaptive", {"order": 2}),
     ("dpm_adaptive", {"order": 3}),
     ("exponential_rk", {}),
@@ -137,22 +135,6 @@ def slopes(solver: Solver, kind: str, sde_name: str, finest: int, upwards: bool 
     return float(fit), math.log2(errors[-2] / errors[-1])
 
 
-# The exact Gaussian is cheap; each SDE occurs with every solver in the certificate, here with one of three.
-@pytest.mark.parametrize(
-    ("index", "name", "settings", "order", "finest"), [(i, *o) for i, o in enumerate(ORDERS)], ids=IDS
-)
-def test_order_on_gaussian(index: int, name: str, settings: dict[str, Any], order: int, finest: int) -> None:
-    for sde_name in sorted(SDES)[index % 3 :: 3]:
-        fit, last = slopes(fixed(name, settings), "gaussian", sde_name, finest if order < 5 else 256)
-        assert min(fit, last) >= order - 0.2, sde_name
-
-
-@pytest.mark.parametrize(("name", "settings", "order", "finest"), ORDERS, ids=IDS)
-def test_order_on_mixture(name: str, settings: dict[str, Any], order: int, finest: int) -> None:
-    fit, last = slopes(fixed(name, settings), "mixture", "vp", min(finest, 1024))
-    assert min(fit, last) >= order - 0.2
-
-
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -174,11 +156,9 @@ def test_order_upwards(name: str, settings: dict[str, Any]) -> None:
     assert min(fit, last) >= solver.order - 0.2
 
 
-@pytest.mark.parametrize(("name", "settings", "order", "finest"), ORDERS, ids=IDS)
-def test_declared_order(name: str, settings: dict[str, Any], order: int, finest: int) -> None:
-    declared = get_solver(name, **settings).order
-    # Published coefficients of iPNDM assume equal steps of tau.
-    assert declared == (4 if settings.get("coefficients") == "fixed" else order)
+@pytest.mark.parametrize(("name", "settings", "order"), ORDERS, ids=IDS)
+def test_declared_order(name: str, settings: dict[str, Any], order: int) -> None:
+    assert get_solver(name, **settings).order == order
 
 
 def test_ramp_caps_the_order_at_two() -> None:
@@ -306,18 +286,6 @@ def test_dpm_solver_2_against_its_formula() -> None:
     torch.testing.assert_close(x_s, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("name", "settings", "order", "finest"), ORDERS, ids=IDS)
-@pytest.mark.parametrize("steps", [1, 2, 3, 7])
-def test_evaluations_are_declared(name: str, settings: dict[str, Any], order: int, finest: int, steps: int) -> None:
-    problem, _, x, _ = case("gaussian", "vp")
-    solver, process = fixed(name, settings), problem.process()
-    integrate(solver, process, x, make_grid("karras", problem.sde, steps))
-    assert process.evaluations.calls == solver.nfe(steps)
-    assert process.evaluations.rows == len(x) * solver.nfe(steps)
-    assert process.evaluations.most == solver.nfe(steps)
-    assert solver.steps_for(solver.nfe(steps)) == steps
-
-
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -334,7 +302,7 @@ def test_evaluations_are_declared(name: str, settings: dict[str, Any], order: in
         ("exponential_rk", {"controller": "D"}),
         ("dpm_adaptive", {"order": 1}),
         ("dpm_adaptive", {"h_init": 0.0}),
-        ("scipy_rk45", {"method": "LSODA"}),
+        ("scipy_rk45", {"atol": 0.0}),
     ],
 )
 def test_settings_out_of_range_are_refused(name: str, settings: dict[str, Any]) -> None:
@@ -360,26 +328,6 @@ def test_adams_bashforth_coefficients() -> None:
     assert weights == pytest.approx([55 / 24, -59 / 24, 37 / 24, -9 / 24])
 
 
-@pytest.mark.parametrize("pair", [_pairs.BOGACKI_SHAMPINE, _pairs.DORMAND_PRINCE, _pairs.TSITOURAS])
-def test_pairs_meet_their_order_conditions(pair: _pairs.Pair) -> None:
-    n = len(pair.c)
-    a = np.array([[*row, *[0.0] * (n - len(row))] for row in pair.a])
-    b, c = np.array(pair.b), np.array(pair.c, dtype=float)
-    np.testing.assert_allclose(a.sum(1), c, atol=1e-13)
-    for q in range(pair.order):
-        assert b @ c**q == pytest.approx(1 / (q + 1), abs=1e-13)
-        if q < pair.order - 1:
-            assert b @ (a @ c**q) == pytest.approx(1 / ((q + 1) * (q + 2)), abs=1e-13)
-        if q < pair.order - 2:
-            assert b @ (c * (a @ c**q)) == pytest.approx(1 / ((q + 1) * (q + 3)), abs=1e-13)
-            assert b @ (a @ (a @ c**q)) == pytest.approx(1 / ((q + 1) * (q + 2) * (q + 3)), abs=1e-13)
-    np.testing.assert_allclose(a[-1], b, atol=1e-15)
-    # The embedded solution is of order k - 1 and no more.
-    e = np.array(pair.e)
-    assert max(abs(e @ c**q) for q in range(pair.k - 1)) < 1e-13
-    assert abs(e @ c ** (pair.k - 1)) > 1e-5
-
-
 def adaptive_run(
     name: str, settings: dict[str, Any], kind: str, sde_name: str, upwards: bool = False
 ) -> tuple[float, float]:
@@ -387,21 +335,6 @@ def adaptive_run(
     process = problem.process()
     x_end = integrate(get_solver(name, **settings), process, x, ends)
     return float((x_end - exact).square().mean().sqrt()), process.evaluations.rows / len(x)
-
-
-@pytest.mark.parametrize(("name", "settings"), ADAPTIVE)
-@pytest.mark.parametrize("kind", ["gaussian", "mixture"])
-def test_error_falls_with_tolerance(name: str, settings: dict[str, Any], kind: str) -> None:
-    solver = get_solver(name, **settings)
-    assert isinstance(solver, AdaptiveSolver)
-    assert solver.order is not None
-    tolerances = [1e-3, 1e-4, 1e-5, 1e-6] if solver.order < 5 else [1e-3, 1e-5, 1e-7, 1e-9]
-    runs = [adaptive_run(name, {**settings, "rtol": tol, "atol": tol}, kind, "vp") for tol in tolerances]
-    errors, nfe = zip(*runs, strict=True)
-    assert all(fine < coarse for coarse, fine in pairwise(errors))
-    slope = -np.polyfit(np.log(nfe), np.log(errors), 1)[0]
-    assert slope >= solver.order - 0.2
-    assert errors[-1] < 100 * tolerances[-1]
 
 
 @pytest.mark.parametrize(("name", "settings"), ADAPTIVE)

@@ -118,6 +118,16 @@ def test_one_probe_is_the_quadratic_form():
     assert torch.allclose(alone, forms[0], rtol=1e-10, atol=1e-10)
 
 
+def test_a_network_without_derivatives_has_no_divergence():
+    @torch.no_grad()
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        return -x
+
+    process, x = ReverseProcess(SDES["vp"](), network), torch.ones(3, 2)
+    with pytest.raises(UsageError, match=r"score_and_divergence: .*; got 'a prediction without a gradient'. Remove"):
+        process.score_and_divergence(x, 0.5, exact_probes(x))
+
+
 def test_an_unknown_parametrisation_is_refused():
     with pytest.raises(
         UsageError,

@@ -81,6 +81,22 @@ def test_a_plugin_is_a_solver_like_the_others(tmp_path: Path):
             'does not import; got "ModuleNotFoundError: No module named',
         ),
         ("empty_plugin.py", "", "load_plugin: a plug-in registers a solver; got .*Decorate its class"),
+        ("exit_plugin.py", "raise SystemExit(3)", "does not import; got .SystemExit: 3"),
+        (
+            "nameless_plugin.py",
+            PLUGIN.replace("    reference:", "    # reference:"),
+            "a solver declares reference; got",
+        ),
+        (
+            "setting_plugin.py",
+            PLUGIN.replace("    def nfe", "    k: int\n\n    def nfe"),
+            "every setting has a default; got",
+        ),
+        (
+            "free_plugin.py",
+            PLUGIN.replace("2 * steps", "0"),
+            r"nfe\(steps\) grows .* got \(0, 0\)\. Mend free_plugin.nfe",
+        ),
         ("text_plugin.txt", PLUGIN, "load_plugin: a plug-in's name ends in .py; got"),
     ],
 )

@@ -146,7 +146,7 @@ def test_times_are_medians_over_cells(tmp_path: Path) -> None:
     ]
     fill(tmp_path, records)
     write_report(tmp_path)
-    assert "| gaussian | euler | log_snr | 0.4 (0.2 to 0.9) | 25% | 2 | 300 |" in (tmp_path / "report.md").read_text()
+    assert "| gaussian | euler | log_snr | 40 (20 to 90) | 25% | 2 | 300 |" in (tmp_path / "report.md").read_text()
 
 
 def test_a_run_of_failures_alone_is_reported(tmp_path: Path) -> None:
@@ -187,19 +187,21 @@ def test_records_of_one_piece_carry_no_warning() -> None:
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("other", "what"),
     [
-        record(cell(seed=1), environment=environment(commit="f" * 40)),
-        record(cell(seed=1), environment=environment(dirty=True)),
-        record(cell(seed=1), environment=environment(commit=None, dirty=None)),
-        record(cell(seed=1), environment=environment(cpu="another processor")),
-        record(cell(seed=1), environment=environment(device="a GPU")),
-        record(cell(seed=1), hashes={"net": "another"}),
+        (record(cell(seed=1), environment=environment(commit="f" * 40)), "commits"),
+        (record(cell(seed=1), environment=environment(dirty=True)), "commits"),
+        (record(cell(seed=1), environment=environment(commit=None, dirty=None)), "commits"),
+        (record(cell(seed=1), environment=environment(cpu="another processor")), "machines or threads"),
+        (record(cell(seed=1), environment=environment(device="a GPU")), "machines or threads"),
+        (record(cell(seed=1), environment=environment(threads=7)), "machines or threads"),
+        (record(cell(seed=1), environment=environment(versions={"torch": "0"})), "versions"),
+        (record(cell(seed=1), hashes={"net": "another"}), "checkpoints"),
     ],
 )
-def test_records_of_several_origins_carry_a_warning(other: Record) -> None:
+def test_records_of_several_origins_carry_a_warning(other: Record, what: str) -> None:
     text = provenance_text([record(cell(), hashes={"net": "a"}), other])
-    assert "**These records were made on different commits, machines or checkpoints: compare with care.**" in text
+    assert f"**These records were made with different {what}: compare with care.**" in text
 
 
 def test_uncommitted_changes_are_told() -> None:

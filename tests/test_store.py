@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import cell, cost, environment, fill, record
 
+from bench import store as store_module
 from bench.cell import run_cell
 from bench.record import CellSpec, MetricValue, Record
 from bench.report import write_report
@@ -45,7 +46,7 @@ records = st.builds(
     last=st.none() | st.sampled_from(["keep", "mean"]),
     reason=st.none() | texts,
     traceback=st.none() | texts,
-    cost=st.none() | st.builds(cost, seconds=st.floats(0, 1e6), nfe=st.floats(0, 1e6), peak_memory_bytes=st.none()),
+    cost=st.builds(cost, seconds=st.floats(0, 1e6), nfe=st.floats(0, 1e6), peak_memory_bytes=st.none()),
     metrics=st.dictionaries(texts, metrics, max_size=3),
     hashes=st.dictionaries(texts, texts, max_size=2),
     environment=st.builds(environment, host=texts, commit=st.none() | texts, dirty=st.none() | st.booleans()),
@@ -161,6 +162,12 @@ def key_removed(path: Path) -> None:
     path.write_text(json.dumps(content))
 
 
+def without_budget(path: Path) -> None:
+    content = json.loads(path.read_text())
+    content["spec"]["budget"] = None
+    path.write_text(json.dumps(content))
+
+
 def of_another_cell(path: Path) -> None:
     content = json.loads(path.read_text())
     content["spec"]["seed"] = 7
@@ -176,6 +183,8 @@ DAMAGE = [
     pytest.param(changed(extra=1), "the file is whole and valid", id="extra key"),
     pytest.param(changed(status="fine"), "the file is whole and valid", id="unknown status"),
     pytest.param(key_removed, "the file is whole and valid", id="missing key"),
+    pytest.param(without_budget, "the file is whole and valid; got \"'rtol'\"", id="no effort"),
+    pytest.param(changed(cost=None), "has its cost", id="done for nothing"),
     pytest.param(of_another_cell, "the file's name is that of its spec", id="of another cell"),
 ]
 
@@ -212,6 +221,37 @@ def test_a_run_sets_a_damaged_record_aside_and_computes_the_cell_again(tmp_path:
     assert again.status == "done"
     assert path.with_suffix(".damaged").read_bytes() == damaged, "nothing is thrown away"
     assert [item.spec for item in store.records()] == [spec]
+
+
+def test_a_run_sets_damaged_samples_aside_and_computes_the_cell_again(tmp_path: Path) -> None:
+    spec = cell()
+    store = fill(tmp_path, [])
+    run_cell(spec, store)
+    path = store.sample_path(spec)
+    first = path.read_bytes()
+    truncated(path)
+    run_cell(spec, store)
+    assert path.read_bytes() == first
+    assert path.with_suffix(".damaged").read_bytes() == first[:-40]
+
+
+@pytest.mark.parametrize("part", ["record", "samples"])
+def test_a_disk_that_is_full_ends_the_run_with_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    store = fill(tmp_path, [])
+    finished = store.read(run_cell(cell(seed=1), store))
+    write = store_module.write_atomically
+
+    def full(path: Path, content: bytes) -> None:
+        if (path.suffix == ".json") == (part == "record"):
+            raise OSError(28, "No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(store_module, "write_atomically", full)
+    with pytest.raises(UsageError, match=r"store: the output folder is writable; got .*No space left.*goes on"):
+        run_cell(cell(), store)
+    assert list(store.records()) == [finished]
 
 
 def test_damaged_samples_are_named(tmp_path: Path) -> None:

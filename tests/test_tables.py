@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from records import cell, cost, record
 
-from bench.record import Record
+from bench.record import MetricValue, Record
 from bench.tables import (
     Leaderboard,
     leaderboards,
@@ -142,6 +142,22 @@ def test_the_mean_over_seeds_and_its_standard_error() -> None:
     assert one.standard_error.tolist() == [0.3]
 
 
+def test_seeds_do_not_average_out_a_reference_that_they_share() -> None:
+    records = [record(cell(problem="digits", seed=s), {"fd_digits": (v, 0.3)}) for s, v in enumerate((1.0, 2.0, 6.0))]
+    assert summary_table(long_table(records)).standard_error[0] == pytest.approx(np.sqrt(0.09 + 7 / 3))
+
+
+def test_a_value_of_a_solve_of_its_own_stands_at_what_that_spent() -> None:
+    item = record(cell("torchdiffeq", problem="digits", budget=None, grid="adaptive", settings={"rtol": 1.0}))
+    values = {
+        "bits_per_dim": MetricValue(value=2.0, own_nfe=31.0, own_seconds=7.0),
+        "fd_digits": MetricValue(value=1.0),
+    }
+    found = summary_table(long_table([item.model_copy(update={"metrics": values, "cost": cost(nfe=19.0)})]))
+    assert dict(zip(found.metric, found.nfe, strict=True)) == {"bits_per_dim": 31.0, "fd_digits": 19.0}
+    assert dict(zip(found.metric, found.seconds, strict=True)) == {"bits_per_dim": 7.0, "fd_digits": 0.5}
+
+
 def test_a_seed_that_failed_leaves_no_mean_of_the_others() -> None:
     found = board(done("euler", 1.0), failed("euler", "diverged", seed=1), done("heun", 2.0), done("heun", 2.0, seed=1))
     assert texts(found)["euler"] == ["diverged for 1 of 2 seeds"]
@@ -250,8 +266,8 @@ def test_settings_make_rows_of_their_own() -> None:
 
 def test_notes_name_seeds_number_and_floor() -> None:
     found = board(*(done("euler", 1.0, seed=s) for s in range(3)))
-    assert found.notes[0] == "Mean ± standard error over 3 seeds, n = 16 samples a seed."
-    assert found.notes[1] == "Floor: 0.00100."
+    assert found.notes[0] == "Means over 3 seeds (± standard error), n = 16 samples a seed."
+    assert found.notes[1] == "Floor, of exact samples: 0.00100."
 
 
 def test_boards_come_in_the_order_that_the_problem_declares() -> None:

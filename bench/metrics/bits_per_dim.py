@@ -1,12 +1,14 @@
 """Bits per dimension of held-out data by the row's own solver at its own budget, and the solver's part in it."""
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from bench.environment import now
 from bench.metrics.metric import Metric, Outcome, register_metric
 from bench.problems.digits import Digits
 from bench.record import MetricValue
@@ -22,8 +24,16 @@ IMAGES = 256
 CONVERGED = {"method": "dopri5", "rtol": 1e-6, "atol": 1e-6}
 
 
-def _bits(problem: Digits, solver: Solver, steps: int, grid: str, seed: int) -> Tensor:
-    """Bits/dim of each image, shape (256,), float64."""
+@dataclass(frozen=True)
+class _Solve:
+    """Bits/dim of each image, (256,), float64; evaluations an image, each with a derivative pass; seconds."""
+
+    bits: Tensor
+    nfe: float
+    seconds: float
+
+
+def _solve(problem: Digits, solver: Solver, steps: int, grid: str, seed: int) -> _Solve:
     sde = problem.sde
     ts = make_grid(grid, sde, steps, sde.t_min_likelihood, sde.t_max)
     normals = problem.normals(IMAGES, seed)
@@ -31,41 +41,47 @@ def _bits(problem: Digits, solver: Solver, steps: int, grid: str, seed: int) -> 
     # A unit normal's distribution function makes it the uniform that dequantises.
     uniform = torch.special.ndtr(normals.normal("dequantisation"))
     x = problem.scale * dequantise(values, problem.levels, uniform) + problem.offset
-    log_p = log_density(solver, problem.process(), x, ts, rademacher(normals.normal("probe")))
-    return bits_per_dim(log_p.double(), x[0].numel(), problem.levels, problem.scale).cpu()
+    process, probe = problem.process(), rademacher(normals.normal("probe"))
+    began = now(problem.device)
+    log_p = log_density(solver, process, x, ts, probe)
+    seconds = now(problem.device) - began
+    bits = bits_per_dim(log_p.double(), x[0].numel(), problem.levels, problem.scale).cpu()
+    return _Solve(bits, process.evaluations.rows / IMAGES, seconds)
 
 
 @lru_cache(maxsize=1)
-def _row_bits(outcome: Outcome) -> Tensor:
+def _row_solve(outcome: Outcome) -> _Solve:
     """By the row's solver."""
     spec, solver = outcome.spec, outcome.solver
     assert isinstance(outcome.problem, Digits)
     if not isinstance(solver, FixedStepSolver):
-        return _bits(outcome.problem, solver, 1, "uniform", spec.seed)
+        return _solve(outcome.problem, solver, 1, "uniform", spec.seed)
     assert spec.budget is not None
-    return _bits(outcome.problem, solver, solver.steps_for(spec.budget), spec.grid, spec.seed)
+    return _solve(outcome.problem, solver, solver.steps_for(spec.budget), spec.grid, spec.seed)
 
 
 @lru_cache(maxsize=8)
 def _converged_bits(problem: Digits, seed: int) -> Tensor:
     """By the converged solve, the same probe and dequantisation."""
-    return _bits(problem, get_solver("torchdiffeq", **CONVERGED), 1, "uniform", seed)
+    return _solve(problem, get_solver("torchdiffeq", **CONVERGED), 1, "uniform", seed).bits
 
 
 class _OwnLikelihood(Metric):
     """A metric of the row's own likelihood solve."""
 
     unit: ClassVar[str] = "bits per dimension"
+    shared: ClassVar[bool] = True
     reference: ClassVar[str] = "Song et al. 2021, arXiv:2011.13456, sec. 4.3 and app. D.2"
 
     def evaluate(self, outcome: Outcome) -> MetricValue:
         if outcome.solver.stochastic:
             return MetricValue(reason="not an ODE solver")
-        bits = _row_bits(outcome)
-        if not bool(bits.isfinite().all()):
-            return MetricValue(reason="the solve of the likelihood diverged")
-        assert isinstance(outcome.problem, Digits)
-        return self._value(bits, _converged_bits(outcome.problem, outcome.spec.seed))
+        solve = _row_solve(outcome)
+        value = MetricValue(reason="the solve of the likelihood diverged")
+        if bool(solve.bits.isfinite().all()):
+            assert isinstance(outcome.problem, Digits)
+            value = self._value(solve.bits, _converged_bits(outcome.problem, outcome.spec.seed))
+        return value.model_copy(update={"own_nfe": solve.nfe, "own_seconds": solve.seconds})
 
     def _value(self, bits: Tensor, converged: Tensor) -> MetricValue:
         raise NotImplementedError

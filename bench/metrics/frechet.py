@@ -100,6 +100,7 @@ class FdDigits(Metric):
     key: ClassVar[str] = "fd_digits"
     label: ClassVar[str] = "Fréchet distance (digits-features)"
     unit: ClassVar[str] = "squared feature units"
+    shared: ClassVar[bool] = True
     reference: ClassVar[str] = "Heusel et al. 2017, arXiv:1706.08500, by torch-fidelity with own features"
 
     @property

@@ -33,6 +33,7 @@ class Metric(ABC):
         unit: of the value.
         direction: which is better; ``none`` for values that do not rank solvers.
         limits: range of the value.
+        shared: whether every seed is held against the same reference, whose own sampling error no seed averages out.
         reference: definition.
     """
 
@@ -41,6 +42,7 @@ class Metric(ABC):
     unit: ClassVar[str]
     direction: ClassVar[Literal["lower", "higher", "none"]] = "lower"
     limits: ClassVar[tuple[float, float]] = (0.0, float("inf"))
+    shared: ClassVar[bool] = False
     reference: ClassVar[str]
 
     @abstractmethod
@@ -73,12 +75,13 @@ def get_metric(name: str) -> Metric:
 def jackknife(statistic: Callable[[Tensor, Tensor], float], samples: Tensor, reference: Tensor) -> float:
     """Standard error of a statistic of two samples of equal size, by leaving out one block of both at a time.
 
-    se^2 = (K - 1)/K sum_k (theta_k - mean theta)^2, K = 10 (Efron & Tibshirani 1993, sec. 11.5).
+    se^2 = (K - 1)/K sum_k (theta_k - mean theta)^2, K = min(10, n) (Efron & Tibshirani 1993, sec. 11.5).
     """
     values = []
-    block = torch.arange(len(samples)) * BLOCKS // len(samples)
-    for k in range(BLOCKS):
+    blocks = min(BLOCKS, len(samples))
+    block = torch.arange(len(samples)) * blocks // len(samples)
+    for k in range(blocks):
         kept = block != k
         values.append(statistic(samples[kept], reference[kept]))
     theta = torch.tensor(values, dtype=torch.float64)
-    return float(((BLOCKS - 1) / BLOCKS * (theta - theta.mean()).square().sum()).sqrt())
+    return float(((blocks - 1) / blocks * (theta - theta.mean()).square().sum()).sqrt())

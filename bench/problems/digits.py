@@ -27,6 +27,7 @@ class Digits(Problem):
     metrics: ClassVar[tuple[str, ...]] = ("fd_digits", "bits_per_dim", "bits_per_dim_error")
     checkpoint: ClassVar[str] = "digits-vp"
     levels: ClassVar[int] = 17
+    n_max: ClassVar[int] = 599
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         super().__init__(device)

@@ -20,6 +20,7 @@ class Problem(ABC):
         key: name in matrices and on the command line.
         summary: one line for lists.
         metrics: keys of the metrics taken, the leaderboard's first.
+        n_max: reference samples there are, if their number is limited.
         shape: shape of one sample.
         dtype: floating type of the states.
         sde: the forward process.
@@ -29,6 +30,7 @@ class Problem(ABC):
     key: ClassVar[str]
     summary: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
+    n_max: ClassVar[int | None] = None
     shape: tuple[int, ...]
     dtype: torch.dtype
     sde: ForwardSDE

@@ -10,30 +10,11 @@ which no smooth function of x resolves, so the distances to these edges in that 
 they are worth about 0.2 bits/dim.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-
-class NoiseLevelFeatures(nn.Module):
-    """sin and cos of lam at geometrically spaced frequencies, shape (n, 2 count).
-
-    Args:
-        count: number of frequencies, spaced from 0.1 to 4 per unit of lam (periods of 63 to 1.6; lam spans about 12).
-    """
-
-    frequencies: Tensor
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.register_buffer("frequencies", torch.logspace(-1, math.log10(4), count))
-
-    def forward(self, lam: Tensor) -> Tensor:
-        """Features of lam (n,)."""
-        phase = lam[:, None] * self.frequencies
-        return torch.cat([phase.sin(), phase.cos()], 1)
+from pretrained.networks.embedding import NoiseLevelFeatures
 
 
 class Block(nn.Module):

@@ -30,15 +30,18 @@ class Preconditioned(nn.Module):
         self.sde = sde
         self.data_std = data_std
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Noise E[z | x_t = x], shape of x.
 
         Args:
             x: states (n, ...).
             t: times (n,).
+            labels: classes (n,), for a core that takes them as its third argument.
         """
         signal, sigma = self.sde.alpha(t) * self.data_std, self.sde.sigma(t)
         root = (signal.square() + sigma.square()).sqrt()
         scaled = x / expand(root, x)
-        noise: Tensor = expand(sigma / root, x) * scaled - expand(signal / root, x) * self.core(scaled, self.sde.lam(t))
+        lam = self.sde.lam(t)
+        core = self.core(scaled, lam) if labels is None else self.core(scaled, lam, labels)
+        noise: Tensor = expand(sigma / root, x) * scaled - expand(signal / root, x) * core
         return noise

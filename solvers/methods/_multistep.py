@@ -84,6 +84,11 @@ def exponential_moments(form: Form, h: float, count: int) -> list[float]:
     return [h * math.factorial(k) * phi(k + 1, sign(form) * h) for k in range(count)]
 
 
+def adams_weights(c: float, h: float, nodes: Sequence[float]) -> list[float]:
+    """Weights of denoised at ``nodes``, in lam from the step's start: w_j = int_0^h c e^(c (u - h)) l_j(u) du."""
+    return interpolation_weights([node / h for node in nodes], exponential_moments("denoised", c * h, len(nodes)))
+
+
 def scaled_nodes(variable: Sequence[float], k: int, count: int) -> list[float]:
     """Nodes at the times k, k - 1, ..., of which there are ``count``: 0 at time k, 1 at time k + 1."""
     width = variable[k + 1] - variable[k]

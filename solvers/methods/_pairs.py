@@ -20,6 +20,8 @@ class Pair(NamedTuple):
         a: rows of the stages, row i of length i.
         b: weights of x_s.
         e: weights of the estimate.
+        e_3: weights of a second estimate, of lower order, which keeps the first from being trusted where it happens to
+            be small.
     """
 
     order: int
@@ -28,14 +30,24 @@ class Pair(NamedTuple):
     a: tuple[tuple[float, ...], ...]
     b: tuple[float, ...]
     e: tuple[float, ...]
+    e_3: tuple[float, ...] | None = None
 
     @property
     def constant(self) -> float:
-        """c in the estimate's leading term c (h z)^k on dx/dt = z x."""
+        """c in the leading term c (h z)^k of what a step is judged by, on dx/dt = z x.
+
+        With two estimates, c_5 (h z)^6 and c_3 (h z)^4, that is 10 (c_5 (h z)^6)^2 / (c_3 (h z)^4).
+        """
+        if self.e_3 is None:
+            return self._leading(self.e, self.k)
+        return 10 * self._leading(self.e, 6) ** 2 / self._leading(self.e_3, 4)
+
+    def _leading(self, e: tuple[float, ...], power: int) -> float:
+        """Absolute coefficient of (h z)^power in the estimate with weights e."""
         powers = [1.0] * len(self.c)
-        for _ in range(self.k - 1):
+        for _ in range(power - 1):
             powers = [sum(a * p for a, p in zip(row, powers, strict=False)) for row in self.a]
-        return abs(sum(e * p for e, p in zip(self.e, powers, strict=True)))
+        return abs(sum(w * p for w, p in zip(e, powers, strict=True)))
 
 
 BOGACKI_SHAMPINE = Pair(

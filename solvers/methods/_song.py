@@ -141,6 +141,10 @@ def links(solver: FixedStepSolver, sde: ForwardSDE, ts: Tensor) -> Iterator[Link
         raise UsageError(
             solver.key, "the reference's discretisation is of vp, subvp and ve", sde.name, "Take discretisation 'grid'"
         )
+    if getattr(sde, "base", None) is not None:
+        raise UsageError(
+            solver.key, "the reference's chain of ve is of two noise levels", sde, "Take discretisation 'grid'"
+        )
     if ts[-1] > ts[0]:
         raise UsageError(solver.key, "the reference's discretisation runs from t_max down", ts.tolist())
     steps = len(ts) - 1

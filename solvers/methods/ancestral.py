@@ -47,6 +47,7 @@ class Ancestral(SongPredictor):
     family: ClassVar[str] = "reverse SDE"
     stochastic: ClassVar[bool] = True
     recommended_grid: ClassVar[str | None] = "uniform"
+    certified: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"discretisation": "song"})
     reference: ClassVar[str] = "Ho et al. 2020, arXiv:2006.11239"
 
     def step(

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from solvers.methods._langevin import Rule, check_langevin, correct
+from solvers.methods._langevin import Rule, check_langevin, correct, equilibrium_variance
 from solvers.methods._song import Discretisation, check_discretisation, links
 from solvers.process import ReverseProcess
 from solvers.registry import register
@@ -49,6 +49,12 @@ class AnnealedLangevin(FixedStepSolver):
     family: ClassVar[str] = "Langevin"
     order: ClassVar[int | None] = None
     stochastic: ClassVar[bool] = True
+    certified: ClassVar[tuple[dict[str, Any], ...]] = (
+        {},
+        {"corrector": "langevin"},
+        {"corrector_steps": 2},
+        {"discretisation": "song"},
+    )
     reference: ClassVar[str] = "Song & Ermon 2019, arXiv:1907.05600"
 
     def __post_init__(self) -> None:
@@ -59,6 +65,11 @@ class AnnealedLangevin(FixedStepSolver):
     def batch_coupled(self) -> bool:  # type: ignore[override]  # depends on the settings
         """Whether the steps average norms over the batch."""
         return self.corrector == "langevin"
+
+    @property
+    def equilibrium_variance(self) -> float | None:
+        """The step rule's, from its closed form."""
+        return equilibrium_variance(self.corrector, self.snr) if self.discretisation == "grid" else None
 
     def nfe(self, steps: int) -> int:
         return self.corrector_steps * steps

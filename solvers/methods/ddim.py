@@ -48,6 +48,7 @@ class Ddim(FixedStepSolver):
 
     family: ClassVar[str] = "probability-flow ODE"
     order: ClassVar[int | None] = 1
+    certified: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"eta": 0.5}, {"eta": 1.0})
     reference: ClassVar[str] = "Song et al. 2021, arXiv:2010.02502"
 
     def __post_init__(self) -> None:

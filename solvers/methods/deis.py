@@ -96,6 +96,14 @@ class Deis(FixedStepSolver):
     stochastic: ClassVar[bool] = False
     multistep: ClassVar[bool] = True
     recommended_grid: ClassVar[str | None] = "quadratic"
+    certified: ClassVar[tuple[dict[str, Any], ...]] = (
+        {},
+        {"order": 1},
+        {"order": 2},
+        {"order": 3, "start": "runge_kutta"},
+        {"order": 4, "start": "runge_kutta"},
+        {"order": 3, "variant": "rhoab", "start": "runge_kutta"},
+    )
     reference: ClassVar[str] = "Zhang & Chen 2023, arXiv:2204.13902"
 
     def __post_init__(self) -> None:

@@ -52,6 +52,7 @@ class DpmAdaptive(AdaptiveSolver):
 
     family: ClassVar[str] = "exponential, adaptive"
     stochastic: ClassVar[bool] = False
+    certified: ClassVar[tuple[dict[str, Any], ...]] = ({"order": 2}, {"order": 3})
     reference: ClassVar[str] = "Lu et al. 2022, arXiv:2206.00927"
 
     def __post_init__(self) -> None:

@@ -42,6 +42,7 @@ class DpmSolver(FixedStepSolver):
     family: ClassVar[str] = "exponential one-step"
     stochastic: ClassVar[bool] = False
     recommended_grid: ClassVar[str | None] = "log_snr"
+    certified: ClassVar[tuple[dict[str, Any], ...]] = ({"order": 1}, {"order": 2}, {"order": 3})
     reference: ClassVar[str] = "Lu et al. 2022, arXiv:2206.00927"
 
     def __post_init__(self) -> None:

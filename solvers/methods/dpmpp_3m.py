@@ -69,6 +69,7 @@ class Dpmpp3m(FixedStepSolver):
     order: ClassVar[int | None] = 3
     stochastic: ClassVar[bool] = False
     multistep: ClassVar[bool] = True
+    certified: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"start": "runge_kutta"})
     reference: ClassVar[str] = "Lu et al. 2022, arXiv:2211.01095"
 
     def __post_init__(self) -> None:

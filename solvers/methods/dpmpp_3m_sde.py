@@ -7,9 +7,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
-from solvers.methods._adams import adams_weights
 from solvers.methods._exponential import combine
-from solvers.methods._multistep import TABLES
+from solvers.methods._multistep import TABLES, adams_weights
 from solvers.process import ReverseProcess
 from solvers.registry import register
 from solvers.sde import ForwardSDE

@@ -50,6 +50,12 @@ class EdmStochastic(FixedStepSolver):
 
     family: ClassVar[str] = "reverse SDE"
     recommended_grid: ClassVar[str | None] = "karras"
+    certified: ClassVar[tuple[dict[str, Any], ...]] = (
+        {},
+        {"churn": 0.0},
+        {"churn": 10.0, "churn_min": 0.05, "churn_max": 10.0},
+        {"inflation": 1.05},
+    )
     reference: ClassVar[str] = "Karras et al. 2022, arXiv:2206.00364"
 
     def __post_init__(self) -> None:

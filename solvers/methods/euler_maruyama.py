@@ -34,6 +34,7 @@ class EulerMaruyama(SongPredictor):
     family: ClassVar[str] = "reverse SDE"
     stochastic: ClassVar[bool] = True
     recommended_grid: ClassVar[str | None] = "uniform"
+    certified: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"discretisation": "song"})
     reference: ClassVar[str] = "Song et al. 2021, arXiv:2011.13456"
 
     def step(

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from solvers.methods._langevin import Rule, check_langevin, langevin_step
+from solvers.methods._langevin import Rule, check_langevin, equilibrium_variance, langevin_step
 from solvers.process import ReverseProcess
 from solvers.registry import register
 from solvers.solver import FixedStepSolver
@@ -43,6 +43,7 @@ class Langevin(FixedStepSolver):
     family: ClassVar[str] = "Langevin"
     order: ClassVar[int | None] = None
     stochastic: ClassVar[bool] = True
+    certified: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"corrector": "langevin"})
     reference: ClassVar[str] = "Song & Ermon 2019, arXiv:1907.05600"
 
     def __post_init__(self) -> None:
@@ -52,6 +53,11 @@ class Langevin(FixedStepSolver):
     def batch_coupled(self) -> bool:  # type: ignore[override]  # depends on the setting
         """Whether the steps average norms over the batch."""
         return self.corrector == "langevin"
+
+    @property
+    def equilibrium_variance(self) -> float | None:
+        """The step rule's, from its closed form."""
+        return equilibrium_variance(self.corrector, self.snr)
 
     def nfe(self, steps: int) -> int:
         return steps

@@ -68,6 +68,13 @@ class Lms(FixedStepSolver):
     stochastic: ClassVar[bool] = False
     multistep: ClassVar[bool] = True
     recommended_grid: ClassVar[str | None] = "karras"
+    certified: ClassVar[tuple[dict[str, Any], ...]] = (
+        {},
+        {"order": 1},
+        {"order": 2},
+        {"order": 3, "start": "runge_kutta"},
+        {"order": 4, "start": "runge_kutta"},
+    )
     reference: ClassVar[str] = "Hairer et al. 1993, sec. III.5"
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, get_args
 from torch import Tensor
 
 from solvers.errors import UsageError, unknown_name
-from solvers.methods._langevin import check_langevin, correct
+from solvers.methods._langevin import check_langevin, correct, equilibrium_variance
 from solvers.methods._song import Discretisation, SongPredictor, check_discretisation, links
 from solvers.process import ReverseProcess
 from solvers.registry import get_solver, register
@@ -53,6 +53,13 @@ class PredictorCorrector(FixedStepSolver):
     family: ClassVar[str] = "predictor–corrector"
     stochastic: ClassVar[bool] = True
     recommended_grid: ClassVar[str | None] = "uniform"
+    certified: ClassVar[tuple[dict[str, Any], ...]] = (
+        {},
+        {"corrector": "ald", "corrector_steps": 2},
+        {"corrector": "none"},
+        {"corrector": "none", "predictor": "heun"},
+        {"discretisation": "song"},
+    )
     reference: ClassVar[str] = "Song et al. 2021, arXiv:2011.13456"
 
     def __post_init__(self) -> None:
@@ -85,8 +92,19 @@ class PredictorCorrector(FixedStepSolver):
         """Whether the corrector averages norms over the batch."""
         return self.corrector == "langevin"
 
+    @property
+    def equilibrium_variance(self) -> float | None:
+        """The step rule's, from its closed form."""
+        if self.corrector == "none" or self.discretisation == "song":
+            return None
+        return equilibrium_variance(self.corrector, self.snr)
+
     def nfe(self, steps: int) -> int:
         return self._predictor.nfe(steps) + (self.corrector_steps * steps if self.corrector != "none" else 0)
+
+    def init(self, process: ReverseProcess, x: Tensor, ts: Tensor) -> Any:
+        """The predictor's."""
+        return self._predictor.init(process, x, ts)
 
     def step(
         self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any

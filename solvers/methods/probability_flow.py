@@ -35,6 +35,7 @@ class ProbabilityFlow(SongPredictor):
     family: ClassVar[str] = "probability-flow ODE"
     stochastic: ClassVar[bool] = False
     recommended_grid: ClassVar[str | None] = "uniform"
+    certified: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"discretisation": "song"})
     reference: ClassVar[str] = "Song et al. 2021, arXiv:2011.13456"
 
     def step(

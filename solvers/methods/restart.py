@@ -50,6 +50,7 @@ class Restart(FixedStepSolver):
     order: ClassVar[int | None] = 2
     stochastic: ClassVar[bool] = True
     recommended_grid: ClassVar[str | None] = "karras"
+    certified: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"low": 0.05, "high": 20.0, "rounds": 3, "share": 1.0})
     reference: ClassVar[str] = "Xu et al. 2023, arXiv:2306.14878"
 
     def __post_init__(self) -> None:

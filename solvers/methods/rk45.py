@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,19 +12,28 @@ from solvers.brownian import Brownian
 from solvers.errors import UsageError, unknown_name
 from solvers.methods import _pairs
 from solvers.methods._coordinates import AngleCoordinates, Coordinates, TimeCoordinates
+from solvers.methods._dormand_prince_853 import DORMAND_PRINCE_853
 from solvers.process import ReverseProcess
 from solvers.registry import register
 from solvers.sde import expand
 from solvers.solver import AdaptiveSolver
 
 Variable = Literal["time", "angle"]
-PairName = Literal["bogacki_shampine", "dormand_prince", "tsitouras"]
+PairName = Literal["bogacki_shampine", "dormand_prince", "tsitouras", "dormand_prince_853"]
 
 _PAIRS: dict[PairName, _pairs.Pair] = {
     "bogacki_shampine": _pairs.BOGACKI_SHAMPINE,
     "dormand_prince": _pairs.DORMAND_PRINCE,
     "tsitouras": _pairs.TSITOURAS,
+    "dormand_prince_853": DORMAND_PRINCE_853,
 }
+
+
+def _combined(error: Tensor, lower: Tensor | None = None) -> Tensor:
+    """The error from its estimate and one of lower order: dt^6 and dt^4 make dt^8, and neither is trusted alone."""
+    if lower is None:
+        return error
+    return error.square() / (error.square() + 0.01 * lower.square()).sqrt().clamp(min=torch.finfo(error.dtype).tiny)
 
 
 @register
@@ -39,14 +48,16 @@ class Rk45(AdaptiveSolver):
     in t, because steps of one length suit the whole interval. Tolerances are then those of y = cos(u) x / alpha, which
     is x at the end and of the data's size at the start.
 
-    A step is accepted where the root mean square over the coordinates of error / (atol + rtol max(|x|, |x_s|)) is at
-    most 1. Samples that have arrived at the end, exactly, are evaluated no more; no evaluation lies outside the grid's
-    interval. Of the grid only the ends are used, in either direction of time.
+    A step is accepted where the root mean square E over the coordinates of error / (atol + rtol max(|x|, |x_s|)) is at
+    most 1; for dormand_prince_853 E_5^2 / sqrt(E_5^2 + 0.01 E_3^2), of its estimates of orders 5 and 3. Samples that
+    have arrived at the end, exactly, are evaluated no more; no evaluation lies outside the grid's interval. Of the grid
+    only the ends are used, in either direction of time.
 
-    Order 3 (bogacki_shampine) or 5 (dormand_prince, tsitouras); 3 or 6 evaluations an attempt and two before the first,
-    counted for each sample.
+    Order 3 (bogacki_shampine), 5 (dormand_prince, tsitouras) or 8 (dormand_prince_853); 3, 6 or 12 evaluations an
+    attempt and two before the first, counted for each sample.
 
-    Reference: Dormand & Prince 1980, J. Comput. Appl. Math. 6, 19; Bogacki & Shampine 1989; Tsitouras 2011.
+    Reference: Dormand & Prince 1980, J. Comput. Appl. Math. 6, 19; Bogacki & Shampine 1989; Tsitouras 2011; Hairer,
+    Nørsett & Wanner 1993, Solving Ordinary Differential Equations I, sec. II.10 (8(5, 3)).
 
     Args:
         pair: the embedded pair.
@@ -69,6 +80,13 @@ class Rk45(AdaptiveSolver):
 
     family: ClassVar[str] = "probability-flow ODE, adaptive"
     stochastic: ClassVar[bool] = False
+    certified: ClassVar[tuple[dict[str, Any], ...]] = (
+        {},
+        {"pair": "bogacki_shampine"},
+        {"pair": "tsitouras"},
+        {"pair": "dormand_prince_853"},
+        {"controller": "PI"},
+    )
     reference: ClassVar[str] = "Dormand & Prince 1980"
 
     def __post_init__(self) -> None:
@@ -88,7 +106,7 @@ class Rk45(AdaptiveSolver):
     def solve(self, process: ReverseProcess, x: Tensor, ts: Tensor, brownian: Brownian | None) -> Tensor:
         pair = _PAIRS[self.pair]
         rows = [torch.tensor(row, dtype=x.dtype, device=x.device) for row in pair.a]
-        weights = torch.tensor(pair.e, dtype=x.dtype, device=x.device)
+        estimates = [torch.tensor(e, dtype=x.dtype, device=x.device) for e in (pair.e, pair.e_3) if e is not None]
 
         over: Coordinates = TimeCoordinates(ts)
         if self.variable == "angle":
@@ -103,8 +121,10 @@ class Rk45(AdaptiveSolver):
             for i in range(1, len(pair.c)):
                 x_s = x + dt * torch.tensordot(rows[i], v[:i], dims=1)
                 v[i] = over.derivative(part, x_s, s if pair.c[i] == 1 else t + pair.c[i] * (s - t))
-            error = dt * torch.tensordot(weights, v, dims=1)
-            return x_s, control.scaled_norm(error, x, x_s, self.rtol, self.atol), v[-1]
+            sizes = [
+                control.scaled_norm(dt * torch.tensordot(e, v, dims=1), x, x_s, self.rtol, self.atol) for e in estimates
+            ]
+            return x_s, _combined(*sizes), v[-1]
 
         x, start, end = over.enter(x), over.start, over.end
         first = over.derivative(process, x, x.new_full((len(x),), start, dtype=torch.float64))

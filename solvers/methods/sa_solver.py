@@ -8,9 +8,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 from torch import Tensor
 
 from solvers.errors import UsageError, unknown_name
-from solvers.methods._adams import adams_weights
 from solvers.methods._exponential import combine
-from solvers.methods._multistep import TABLES
+from solvers.methods._multistep import TABLES, adams_weights
 from solvers.process import ReverseProcess
 from solvers.registry import register
 from solvers.sde import ForwardSDE
@@ -97,6 +96,23 @@ class SaSolver(FixedStepSolver):
 
     family: ClassVar[str] = "reverse SDE"
     multistep: ClassVar[bool] = True
+    certified: ClassVar[tuple[dict[str, Any], ...]] = (
+        {},
+        {"predictor_order": 1, "corrector_order": 0},
+        {"predictor_order": 2, "corrector_order": 0},
+        {"predictor_order": 3, "corrector_order": 0},
+        {"predictor_order": 4, "corrector_order": 4},
+        {"predictor_order": 1, "corrector_order": 2},
+        {"tau": 0.5},
+        {"tau": 0.0},
+        {"predictor_order": 1, "corrector_order": 0, "tau": 0.0},
+        {"predictor_order": 2, "corrector_order": 0, "tau": 0.0},
+        {"predictor_order": 3, "corrector_order": 0, "tau": 0.0, "start": "runge_kutta"},
+        {"predictor_order": 4, "corrector_order": 0, "tau": 0.0, "start": "runge_kutta"},
+        {"predictor_order": 1, "corrector_order": 2, "tau": 0.0},
+        {"predictor_order": 2, "corrector_order": 3, "tau": 0.0, "start": "runge_kutta"},
+        {"predictor_order": 3, "corrector_order": 4, "tau": 0.0, "start": "runge_kutta"},
+    )
     reference: ClassVar[str] = "Xue et al. 2023, arXiv:2309.05019"
 
     def __post_init__(self) -> None:

@@ -1,84 +1,117 @@
-"""Fixed-step solvers of torchsde on the reverse SDE, driven by the project's own grids and noise."""
+"""torchsde's methods on the reverse SDE, driven by the project's own grids and noise."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from solvers.errors import unknown_name
+from solvers.brownian import Increment, halves, joined
+from solvers.errors import DivergenceError, UsageError, unknown_name
 from solvers.process import ReverseProcess
 from solvers.registry import register
-from solvers.solver import FixedStepSolver
+from solvers.solver import AdaptiveSolver, FixedStepSolver, Solver
 
-Method = Literal["euler"]
+Method = Literal["euler", "milstein", "srk", "euler_heun", "midpoint", "heun", "log_ode"]
+Stepping = Literal["fixed", "adaptive"]
+
+
+class _Facts(NamedTuple):
+    """Of a method: in which sense it takes the SDE, drift evaluations a step, order in law."""
+
+    sense: Literal["ito", "stratonovich"]
+    evaluations: int
+    order: int
+
+
+_METHODS: dict[Method, _Facts] = {
+    "euler": _Facts("ito", 1, 1),
+    "milstein": _Facts("ito", 1, 1),
+    # Two stages; it asks for the drift of the first again where the second needs it.
+    "srk": _Facts("ito", 3, 2),
+    "euler_heun": _Facts("stratonovich", 1, 1),
+    "midpoint": _Facts("stratonovich", 2, 2),
+    "heun": _Facts("stratonovich", 2, 2),
+    "log_ode": _Facts("stratonovich", 2, 2),
+}
+
+# First step of the adaptive form and the least one, in intervals.
+FIRST_STEP, LEAST_STEP = 0.01, 1e-9
 
 
 @register
 @dataclass(frozen=True)
 class Torchsde(FixedStepSolver):
-    """torchsde's Euler–Maruyama on the reverse SDE, integrated in grid index.
+    """torchsde's methods on the reverse SDE, integrated in grid index, or with steps of their own.
 
     With t(u) linear between the grid's times and u counting them, the SDE in u is
 
     dx = dt/du * (f x - g^2 score) du + g sqrt(|dt/du|) dB,     dB over step k = dw(t_k, t_k+1) / sqrt(t_k - t_k+1)
 
     so that torchsde takes steps of exactly 1 on any grid. (Fed with times in single precision it appends a stray step
-    of 1e-6 and its Brownian motion enters a slow path, torchsde issue 109.)
+    of 1e-6 and its Brownian motion enters a slow path, torchsde issue 109.) The noise is additive: Ito's and
+    Stratonovich's sense are one, milstein is euler, log_ode is midpoint, and no Lévy area is needed. srk has the path's
+    time integral as well, in law. reversible_heun is left out: it carries a drift from one step into the next, where an
+    index of other length scales it; adjoint methods are for gradients.
 
-    Order 1 in law, 1 evaluation a step; equals ``euler_maruyama``. torchsde asks for the drift once more to check its
-    shape: at the first state, and the value is used for the first step.
+    Order in law 1 (euler, milstein, euler_heun; 1 evaluation a step) or 2 (midpoint, heun, log_ode; 2 evaluations; srk,
+    3 for the 2 stages of its form for additive noise, where the one for diagonal noise takes 10 for 4). euler equals
+    ``euler_maruyama``, heun ``stochastic_heun``. torchsde asks for the drift once more to check its shape: at the first
+    state, and the value is used for the first step.
 
-    Reference: Li et al. 2020, Scalable Gradients for SDEs, arXiv:2001.01328.
+    ``stepping: adaptive`` has the settings ``rtol`` and ``atol``: torchsde doubles steps, three steps an attempt, all
+    counted, on the whole batch at once, and the grid gives the ends only. Its least step is 0 here: it accepts a
+    rejected step where the next one would be shorter than that. A step that vanishes ends the solve as diverged.
+
+    Reference: Li et al. 2020, Scalable Gradients for SDEs, arXiv:2001.01328; Rößler 2010, SIAM J. Numer. Anal. 48, 922
+    (srk).
 
     Args:
         method: method of torchsde.
+        stepping: ``fixed``, the grid's steps, or ``adaptive``.
 
     Raises:
-        UsageError: unknown method.
+        UsageError: unknown method or stepping.
     """
 
     method: Method = "euler"
+    stepping: Stepping = "fixed"
 
     family: ClassVar[str] = "reverse SDE"
-    order: ClassVar[int | None] = 1
     stochastic: ClassVar[bool] = True
     constrainable: ClassVar[bool] = False
+    certified: ClassVar[tuple[dict[str, Any], ...]] = (
+        {},
+        {"method": "milstein"},
+        {"method": "heun"},
+        {"method": "midpoint"},
+        {"method": "srk"},
+        {"stepping": "adaptive"},
+    )
     reference: ClassVar[str] = "Li et al. 2020, arXiv:2001.01328"
 
+    @classmethod
+    def form(cls, settings: Mapping[str, Any]) -> type[Solver]:
+        """The adaptive class for ``stepping: adaptive``."""
+        return _Adaptive if settings.get("stepping") == "adaptive" else cls
+
     def __post_init__(self) -> None:
-        if self.method not in get_args(Method):
-            raise unknown_name(self.key, "method", self.method, get_args(Method))
+        _check_method(self.key, self.method)
+        if self.stepping != "fixed":
+            raise unknown_name(self.key, "stepping", self.stepping, get_args(Stepping))
+
+    @property
+    def order(self) -> int | None:  # type: ignore[override]  # depends on the setting
+        """Order in law of the method."""
+        return _METHODS[self.method].order
 
     def nfe(self, steps: int) -> int:
-        return steps
+        return _METHODS[self.method].evaluations * steps
 
     def solve(self, process: ReverseProcess, x: Tensor, ts: Tensor, brownian: Any) -> Tensor:
-        from torchsde import BaseBrownian, sdeint
-
-        sde = _GridIndexSDE(process, x, ts)
-
-        class Increments(BaseBrownian):  # type: ignore[misc]  # torchsde is untyped
-            """The path's increments in grid index."""
-
-            shape = (len(x), x[0].numel())
-            dtype = x.dtype
-            device = x.device
-            levy_area_approximation = "none"
-
-            def __call__(self, ta: Tensor, tb: Tensor, return_U: bool = False, return_A: bool = False) -> Tensor:  # noqa: N803
-                _, dt = sde.interval(float(ta))
-                dw: Tensor = brownian.dw(sde.time(float(ta)), sde.time(float(tb))).reshape(self.shape)
-                return dw / math.sqrt(-dt)
-
-            def __repr__(self) -> str:
-                return "Increments()"
-
-        index = torch.tensor([0.0, len(ts) - 1.0], dtype=torch.float64)
-        states = sdeint(sde, x.flatten(1), index, bm=Increments(), method=self.method, dt=1.0)
-        result: Tensor = states[-1].to(x.dtype).reshape(x.shape)
-        return result
+        return _solve(_ReverseSDE(process, x, ts, self.method), _Path(x, ts, brownian, False), x, dt=1.0)
 
     def step(
         self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any
@@ -86,43 +119,164 @@ class Torchsde(FixedStepSolver):
         return self.solve(process, x, torch.tensor([t, s], dtype=torch.float64), brownian), state
 
 
-class _GridIndexSDE:
-    """The reverse SDE with the grid's index as time, in torchsde's form."""
+@dataclass(frozen=True)
+class _Adaptive(AdaptiveSolver):
+    """torchsde's step doubling, see :class:`Torchsde`.
 
-    noise_type = "diagonal"
-    sde_type = "ito"
+    Args:
+        method: method of torchsde.
+        stepping: ``adaptive``.
+        rtol: relative tolerance, dimensionless.
+        atol: absolute tolerance, units of x.
+    """
 
-    def __init__(self, process: ReverseProcess, x: Tensor, ts: Tensor) -> None:
-        self._process = process
-        self._shape = x.shape
-        self._times = ts.tolist()
-        self._first: tuple[Tensor, Tensor] | None = None
+    method: Method = "euler"
+    stepping: Stepping = "adaptive"
+    rtol: float = 1e-2
+    atol: float = 1e-2
 
-    def interval(self, u: float) -> tuple[float, float]:
-        """Start and length of the grid's interval that begins at or before u."""
-        k = min(int(u), len(self._times) - 2)
-        return self._times[k], self._times[k + 1] - self._times[k]
+    key: ClassVar[str] = "torchsde"
+    family: ClassVar[str] = Torchsde.family
+    stochastic: ClassVar[bool] = True
+    batch_coupled: ClassVar[bool] = True
+    reference: ClassVar[str] = Torchsde.reference
+
+    def __post_init__(self) -> None:
+        _check_method(self.key, self.method)
+        if not (0 < self.rtol < math.inf and 0 < self.atol < math.inf):
+            raise UsageError(self.key, "tolerances are positive", (self.rtol, self.atol), "E.g. 1e-2")
+
+    @property
+    def order(self) -> int | None:  # type: ignore[override]  # depends on the setting
+        """Order in law of the method."""
+        return _METHODS[self.method].order
+
+    def solve(self, process: ReverseProcess, x: Tensor, ts: Tensor, brownian: Any) -> Tensor:
+        ends = ts[[0, -1]]
+        sde, path = _ReverseSDE(process, x, ends, self.method), _Path(x, ends, brownian, True)
+        try:
+            return _solve(sde, path, x, dt=FIRST_STEP, adaptive=True, rtol=self.rtol, atol=self.atol, dt_min=0.0)
+        except AssertionError as error:  # torchsde's answer to an error that is no number
+            raise DivergenceError(f"torchsde stopped: {error}") from error
+
+
+def _check_method(key: str, method: str) -> None:
+    if method not in _METHODS:
+        raise unknown_name(key, "method", method, _METHODS)
+
+
+def _solve(sde: "_ReverseSDE", path: "_Path", x: Tensor, **stepping: Any) -> Tensor:
+    """torchsde's integration in grid index."""
+    from torchsde import sdeint
+
+    sde.path = path
+    index = torch.tensor([0.0, len(path.times) - 1.0], dtype=torch.float64)
+    states = sdeint(sde, x.reshape(path.shape), index, bm=path, method=sde.method, **stepping)
+    result: Tensor = states[-1].to(x.dtype).reshape(x.shape)
+    return result
+
+
+class _Path:
+    """The source's path in grid index, in torchsde's form; also tells which step is being taken.
+
+    Every method of torchsde asks for the path before the drift.
+
+    Args:
+        x: states.
+        ts: the grid.
+        brownian: the source.
+        fine: whether it is asked for as one time a sample, which steps to a tolerance need.
+    """
+
+    # The most that a method asks for. What it asks for besides the time integral, no diffusion here depends on.
+    levy_area_approximation = "foster"
+
+    def __init__(self, x: Tensor, ts: Tensor, brownian: Any, fine: bool) -> None:
+        self.shape = (x.numel(), 1)
+        self._samples = len(x)
+        self.dtype, self.device = x.dtype, x.device
+        self.times: list[float] = ts.tolist()
+        self.interval = 0
+        self._brownian = brownian
+        self._fine = fine
+        # Integrals over the halves of the last step, which step doubling asks for next.
+        self._halves: dict[tuple[float, float], Increment] = {}
 
     def time(self, u: float) -> float:
-        """t(u)."""
-        k = min(int(u), len(self._times) - 2)
-        start, dt = self.interval(u)
-        return float(start + (u - k) * dt) if u < len(self._times) - 1 else float(self._times[-1])
+        """t(u) in the step's interval."""
+        t, s = self.times[self.interval], self.times[self.interval + 1]
+        fraction = u - self.interval
+        return s if fraction >= 1 else max(t + fraction * (s - t), s)
+
+    @property
+    def dt(self) -> float:
+        """Length of the step's interval, negative."""
+        return self.times[self.interval + 1] - self.times[self.interval]
+
+    def __call__(self, ta: Tensor, tb: Tensor, return_U: bool = False, return_A: bool = False) -> Any:  # noqa: N803
+        """Increment from ta to tb; with it the time integral (U), or no area (A)."""
+        start, end = float(ta), float(tb)
+        self.interval = min(int(start), len(self.times) - 2)
+        if end - start < LEAST_STEP and end < len(self.times) - 1:
+            raise DivergenceError("torchsde's step vanishes")
+        scale = math.sqrt(-self.dt)
+        if return_U:
+            dw, integral = self._integral(start, end)
+            return self._flat(dw) / scale, self._flat(integral) / (scale * -self.dt)
+        dw = self._flat(self._brownian.dw(self._where(start), self._where(end))) / scale
+        return (dw, None) if return_A else dw
+
+    def _integral(self, start: float, end: float) -> Increment:
+        """Increment and time integral, such that those of a step are made of those of its halves."""
+        known = self._halves.get((start, end))
+        if known is not None:
+            return known
+        middle = 0.5 * (start + end)
+        t, s = self._where(start), self._where(end)
+        first, second = halves(self._brownian, t, s)
+        self._halves = {(start, middle): first, (middle, end): second}
+        return joined(first, second, (self.time(start) - self.time(end)) / 2)
+
+    def _where(self, u: float) -> Any:
+        t = self.time(u)
+        return torch.full((self._samples,), t, dtype=torch.float64, device=self.device) if self._fine else t
+
+    def _flat(self, value: Tensor) -> Tensor:
+        return value.reshape(self.shape)
+
+
+class _ReverseSDE:
+    """The reverse SDE with the grid's index as time, in torchsde's form.
+
+    Each coordinate is a state of its own, (n dim, 1): torchsde has additive noise as matrices, which are 1 x 1 so.
+    """
+
+    noise_type = "additive"
+
+    def __init__(self, process: ReverseProcess, x: Tensor, ts: Tensor, method: Method) -> None:
+        self.method = method
+        self.sde_type = _METHODS[method].sense
+        self.path: Any = None
+        self._process = process
+        self._shape = x.shape
+        self._first: tuple[Tensor, Tensor] | None = None
+        self._checked = False
 
     def f(self, u: Tensor, y: Tensor) -> Tensor:
-        """Drift in u. The check of shapes asks for the value at the first state, and the first step asks again."""
-        if float(u) == 0 and self._first is not None and self._first[0] is y:
-            return self._first[1]
-        t, (_, dt) = self.time(float(u)), self.interval(float(u))
+        """Drift in u. The check of shapes asks for the value at the first state; the first step has it from there."""
+        if self._first is not None:
+            (asked, value), self._first = self._first, None
+            if float(u) == 0 and asked is y:
+                return value
+        t, dt = self.path.time(float(u)), self.path.dt
         sde, x = self._process.sde, y.reshape(self._shape)
         score = self._process.score(x, t)
-        drift = dt * (sde.drift_coefficient(t) * x - sde.diffusion_squared(t) * score)
-        if self._first is None:
-            self._first = y, drift.flatten(1)
-        result: Tensor = drift.flatten(1)
-        return result
+        drift: Tensor = (dt * (sde.drift_coefficient(t) * x - sde.diffusion_squared(t) * score)).reshape(y.shape)
+        if not self._checked:
+            self._checked, self._first = True, (y, drift)
+        return drift
 
     def g(self, u: Tensor, y: Tensor) -> Tensor:
         """Diffusion in u."""
-        t, (_, dt) = self.time(float(u)), self.interval(float(u))
-        return torch.full_like(y, self._process.sde.diffusion(t) * math.sqrt(-dt))
+        g = self._process.sde.diffusion(self.path.time(float(u))) * math.sqrt(-self.path.dt)
+        return torch.full_like(y[..., None], g)

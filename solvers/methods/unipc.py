@@ -109,6 +109,19 @@ class Unipc(FixedStepSolver):
     stochastic: ClassVar[bool] = False
     multistep: ClassVar[bool] = True
     recommended_grid: ClassVar[str | None] = "log_snr"
+    certified: ClassVar[tuple[dict[str, Any], ...]] = (
+        {},
+        {"predictor_order": 1, "corrector": False},
+        {"predictor_order": 2, "corrector": False},
+        {"predictor_order": 3, "corrector": False, "start": "runge_kutta"},
+        {"predictor_order": 4, "corrector": False, "start": "runge_kutta"},
+        {"predictor_order": 1},
+        {"predictor_order": 2, "start": "runge_kutta"},
+        {"predictor_order": 3, "start": "runge_kutta"},
+        {"predictor_order": 4, "start": "runge_kutta"},
+        {"predictor_order": 1, "variant": "bh1"},
+        {"predictor_order": 3, "variant": "vary_coeff", "start": "runge_kutta"},
+    )
     reference: ClassVar[str] = "Zhao et al. 2023, arXiv:2302.04867"
 
     def __post_init__(self) -> None:
