@@ -25,8 +25,9 @@ from solvers.registry import get_solver
 from solvers.solver import AdaptiveSolver, integrate
 
 COARSE = (1e-3, 1e-4, 1e-5, 1e-6)
-# From order 5 on.
+# From order 5 on, and of order 8, which takes two steps at 1e-3, where these do not show it.
 FINE = (1e-3, 1e-5, 1e-7, 1e-9)
+FINER = (1e-5, 1e-7, 1e-9, 1e-11)
 STOCHASTIC = (0.2, 0.1, 0.05, 0.025)
 SAMPLES, PATHS, MORE_PATHS = 16, 400, 4000
 REFERENCE_STEPS = 1000
@@ -64,11 +65,14 @@ def work_precision(solver: AdaptiveSolver, problem: FlowProblem, seed: int = 0) 
     if declared is None:
         raise UsageError("order", f"{solver.key} declares no order of convergence", solver.settings)
     if not solver.stochastic:
-        tolerances = FINE if declared >= 5 else COARSE
         x, exact = trajectories(problem, SAMPLES, seed)
-        results, evaluations = _sweep(solver, problem, x, tolerances, seed)
-        errors = _errors(results, exact)
-        return WorkPrecision(tolerances, evaluations, errors, _judged(declared, evaluations, errors))
+        for tolerances in (COARSE,) if declared < 5 else (FINE, FINER) if declared >= 8 else (FINE,):
+            results, evaluations = _sweep(solver, problem, x, tolerances, seed)
+            errors = _errors(results, exact)
+            found = WorkPrecision(tolerances, evaluations, errors, _judged(declared, evaluations, errors))
+            if found.order.verdict == "pass":
+                break
+        return found
     x, exact = on_paths(problem, PATHS, seed)
     results, evaluations = _sweep(solver, problem, x, STOCHASTIC, seed)
     distances = (results - exact).flatten(2).norm(dim=2)

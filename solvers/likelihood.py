@@ -19,7 +19,7 @@ probe for the whole solve); Song et al. 2021, arXiv:2011.13456, sec. 4.3.
 
 import math
 from collections.abc import Callable
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -43,6 +43,9 @@ class LogDetProcess(ReverseProcess):
         shape: shape of one sample of x.
         probes: (k, n, ...) as in :meth:`ReverseProcess.score_and_divergence`.
     """
+
+    # Over alpha an error of L would count 1/alpha(t_max) times.
+    rescalable: ClassVar[bool] = False
 
     def __init__(self, process: ReverseProcess, shape: torch.Size, probes: Tensor) -> None:
         super().__init__(process.sde, process.network, "score")

@@ -14,7 +14,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -80,9 +80,14 @@ class ReverseProcess:
         parametrisation: what the network predicts.
         constraint: what is known of the samples, imposed after every update of a solver.
 
+    Attributes:
+        rescalable: whether all coordinates of the state scale as x, so that a solver may take them over alpha.
+
     Raises:
         UsageError: the parametrisation is unknown.
     """
+
+    rescalable: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -186,7 +186,23 @@ class OfOrderThree(Rk45):
     order: ClassVar[int | None] = 5  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(("solver", "holds"), [(Rk45(), True), (StuckTolerance(), False), (OfOrderThree(), False)])
+@dataclass(frozen=True)
+class OfOrderFive(Rk45):
+    """Dormand–Prince that says it has order 8."""
+
+    order: ClassVar[int | None] = 8  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("solver", "holds"),
+    [
+        (Rk45(), True),
+        (Rk45(pair="dormand_prince_853"), True),
+        (StuckTolerance(), False),
+        (OfOrderThree(), False),
+        (OfOrderFive(), False),
+    ],
+)
 def test_an_adaptive_solver_converges_with_its_tolerance(solver: AdaptiveSolver, holds: bool) -> None:
     found = work_precision(solver, get_problem_on("gaussian", "vp"))
     assert (found.order.verdict == "pass" and found.worst < 1) == holds

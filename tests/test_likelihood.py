@@ -62,6 +62,14 @@ def test_each_ode_solver_converges_to_it(name: str):
         assert fine < min(coarse / 20, 2e-3)
 
 
+@pytest.mark.parametrize("sde", ["vp", "ve"])
+def test_a_likelihood_is_solved_in_time_whatever_the_variable(sde: str):
+    """In the angle, where the log-determinant would be taken over alpha, the error at 1e-3 is 0.1 bits and more."""
+    problem = Mixture2d(sde=SDES[sde]())
+    in_angle, in_time = (misses(get_solver("rk45", variable=variable), problem) for variable in ("angle", "time"))
+    assert in_angle == in_time < 0.05
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "steps"), [("torchdiffeq", {"rtol": 1e-8, "atol": 1e-8}, 1), ("dpm_solver", {}, 200)]
 )

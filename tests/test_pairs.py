@@ -71,3 +71,22 @@ def test_order_with_fixed_steps(pair: Pair):
     slopes = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
     assert min(slopes) >= pair.order - 0.2, slopes
     assert slopes[-1] < pair.order + 0.6, slopes
+
+
+@every_pair
+def test_the_constant_is_what_a_small_step_is_judged_by(pair: Pair):
+    """On y' = y, y = 1: first-order in h beside the limit, which two steps extrapolate."""
+    a, _, c = arrays(pair)
+
+    def error(h: float) -> float:
+        v = np.zeros(len(c))
+        for i in range(len(c)):
+            v[i] = 1 + h * (a[i] @ v)
+        sizes = [abs(h * (np.array(e) @ v)) for e in (pair.e, pair.e_3) if e is not None]
+        if len(sizes) == 1:
+            return sizes[0]
+        return sizes[0] ** 2 / math.sqrt(sizes[0] ** 2 + 0.01 * sizes[1] ** 2)
+
+    h = 0.1 if pair.e_3 is None else 0.2
+    coarse, fine = error(h) / h**pair.k, error(h / 2) / (h / 2) ** pair.k
+    assert 2 * fine - coarse == pytest.approx(pair.constant, rel=1e-2)

@@ -44,10 +44,10 @@ def _overhead(folder: Path) -> None:
     table = overhead.summarise(rounds)
     text = (
         f"Microseconds per evaluation beside the network (bare: {rounds.bare_network.median():.2f}), median of "
-        f"{overhead.ROUNDS} interleaved rounds, quartiles in brackets. `new grid`: the coefficients' pass included. "
-        "`BrownianPath`: the noise alone, which takes the place of recorded normals. diffusers draws its own noise. "
-        f"Targets: ODE {overhead.ODE_TARGET:.0f}, stochastic {overhead.STOCHASTIC_TARGET:.0f}, noise "
-        f"{overhead.NOISE_TARGET:.0f}, {overhead.RATIO_TARGET:.0f} times below diffusers."
+        f"{overhead.ROUNDS} interleaved rounds, quartiles in brackets. The first solve on a grid computes coefficients,"
+        " a repeated one finds them kept; diffusers computes its own in every solve, and `times` holds that against "
+        "either. `BrownianPath`: the noise alone, which takes the place of recorded normals. diffusers draws its own "
+        f"noise. `hand-written`: a bare loop, coefficients given.\n\n{_markdown(overhead.targets(table))}"
     )
     _write(folder, "overhead", "Overhead per evaluation", text, table, overhead.side_by_side(table))
 
@@ -57,15 +57,16 @@ def _adaptive(folder: Path) -> None:
     costs = adaptive.costs(points)
     costs["text"] = [
         None if pd.isna(row.evaluations) else f"{row.evaluations:.1f} ({row.ratio:.2f}), {row.seconds:.2g} s"
-        for row in costs.itertuples()
+        for row in overhead.lines_of(costs)
     ]
     shown = costs.pivot_table(
         index=["problem", "solver"], columns="error", values="text", aggfunc="first", sort=False
     ).reset_index()
+    sizes = ", ".join(f"{name} {n}" for name, n in adaptive.SAMPLES.items())
     text = (
         "Evaluations a sample to an error (over the better of torchdiffeq dopri5 and scipy RK45, both whole-batch), "
-        f"and seconds for the batch of {adaptive.SAMPLES}; – where the sweep did not reach it. Points: adaptive.csv."
-        "\n\n"
+        f"and seconds for the batch ({sizes}); – where the sweep did not reach it. Points: adaptive.csv."
+        f"\n\n{_markdown(adaptive.targets(costs))}\n"
         "![error against evaluations](adaptive.png)"
     )
     _write(folder, "adaptive", "Adaptive solvers", text, points, shown)

@@ -18,7 +18,7 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from bench.performance.overhead import one_thread
+from bench.performance.overhead import lines_of, one_thread
 from bench.problems.problem import Problem, get_problem
 from solvers.errors import DivergenceError
 from solvers.process import ReverseProcess
@@ -155,6 +155,20 @@ def costs(points: pd.DataFrame) -> pd.DataFrame:
             best = np.nanmin([lines[entry.name][0] for entry in ENTRIES if entry.control == WHOLE])
             rows += [(problem, name, error, *line, line[0] / best) for name, line in lines.items()]
     return pd.DataFrame(rows, columns=["problem", "solver", "error", "evaluations", "seconds", "ratio"])
+
+
+def targets(costs: pd.DataFrame) -> pd.DataFrame:
+    """A row a target and problem for the recommended solver: the ratios that meet it, and those that do not."""
+    ours, rows = costs[costs.solver == RECOMMENDED], []
+    for problem, part in ours.groupby("problem", sort=False):
+        missed = [f"{row.error:g}: {row.ratio:.2f}" for row in lines_of(part) if not row.ratio <= 1.0]
+        met = f"{len(part) - len(missed)} of {len(part)} errors"
+        rows.append((f"{problem}: never more evaluations than whole-batch control", met, ", ".join(missed) or None))
+    best = min(lines_of(ours.dropna()), key=lambda row: float(row.ratio))
+    text = f"{best.problem}, {best.error:g}: {best.ratio:.2f}"
+    half = (text, None) if best.ratio <= 0.5 else (None, text)
+    rows.append(("half as many somewhere", *half))
+    return pd.DataFrame(rows, columns=["target", "met", "missed"])
 
 
 def write_figure(points: pd.DataFrame, path: Path) -> None:

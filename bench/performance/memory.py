@@ -27,13 +27,13 @@ BUDGETS = (10, 1000)
 SOLVERS = ("ddim", "dpmpp_2m", "unipc", "euler_maruyama")
 
 
-class LiveTensors(TorchDispatchMode):
+class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the storages of tensors made inside it; ``peak`` bytes at once."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.peak = 0
-        self._bytes = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak: int = 0
+        self._bytes: int = 0
         self._known: dict[int, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -62,7 +62,8 @@ def peak_bytes(solver: FixedStepSolver, nfe: int, samples: int = SAMPLES) -> int
     sde = VP()
     start = Normals(0, (samples, 2)).normal("start")
     ts = make_grid("log_snr", sde, solver.steps_for(nfe))
-    with one_thread(), LiveTensors() as live:
+    live = LiveTensors()
+    with one_thread(), live:
         path = BrownianPath(Normals(0, (samples, 2)), sde.t_max) if solver.stochastic else None
         if path is not None:
             # The path keeps a value for every octave of time, whatever the number of steps: all of them first.

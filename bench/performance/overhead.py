@@ -2,7 +2,7 @@
 
 256 samples of 2 coordinates, single precision, one thread, 50 steps a solve. In one run, in interleaved rounds of
 shuffled order: every fixed-step solver, the same method in diffusers, hand-written loops. Each round has a grid that no
-solve has seen, so that coefficients are computed anew; ``again`` is a second solve on the same grid. Stochastic solvers
+solve has seen: ``first`` computes its coefficients, ``again`` is a second solve on the same grid. Stochastic solvers
 take pre-drawn normals; what a BrownianPath costs in their place is a column of its own.
 """
 
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -93,7 +94,7 @@ def bare_seconds(network: Network, x: Tensor) -> float:
 
 
 def measure(rounds: int = ROUNDS) -> pd.DataFrame:
-    """A row a case and round: kind (here | again | noise | diffusers | loop), solver, name, microseconds."""
+    """A row a case and round: kind (first | again | noise | diffusers | loop), solver, name, microseconds."""
     sde = VP()
     x = Normals(SEED, SHAPE).normal("start")
     draws = torch.randn((DRAWS, *SHAPE), generator=torch.Generator().manual_seed(SEED))
@@ -107,7 +108,7 @@ def measure(rounds: int = ROUNDS) -> pd.DataFrame:
         integrate(solvers[name], process, x, ts, brownian)
         return time.perf_counter() - began, process.evaluations.calls
 
-    def here(name: str) -> Timing:
+    def recorded(name: str) -> Timing:
         return ours(name, Tape(draws) if solvers[name].stochastic else None)
 
     def noise(name: str) -> Timing:
@@ -129,7 +130,7 @@ def measure(rounds: int = ROUNDS) -> pd.DataFrame:
 
     cases: list[tuple[str, str, str, Callable[[], Timing]]] = []
     for name, solver in solvers.items():
-        cases.append(("here", name, name, partial(here, name)))
+        cases.append(("first", name, name, partial(recorded, name)))
         if solver.stochastic:
             cases.append(("noise", name, name, partial(noise, name)))
     for peer, scheduler in zip(peers.PEERS, built, strict=True):
@@ -144,7 +145,7 @@ def measure(rounds: int = ROUNDS) -> pd.DataFrame:
             bare = bare_seconds(network, x)
             for kind, solver_name, text, run in cases:
                 timings = {kind: run()}
-                if kind == "here":
+                if kind == "first":
                     timings["again"] = run()
                 if k < 0:
                     continue  # warm-up
@@ -158,30 +159,75 @@ def measure(rounds: int = ROUNDS) -> pd.DataFrame:
 def summarise(rounds: pd.DataFrame) -> pd.DataFrame:
     """Median and quartiles over the rounds, a row a case."""
     groups = rounds.groupby(["kind", "solver", "name", "evaluations"]).microseconds
-    table = groups.quantile([0.25, 0.5, 0.75]).unstack()
+    table = groups.quantile(np.array([0.25, 0.5, 0.75])).unstack()
     table.columns = pd.Index(["low", "median", "high"])
     return table.reset_index()
 
 
+def lines_of(table: pd.DataFrame) -> list[Any]:
+    """The rows, their columns as attributes."""
+    return list(table.itertuples())
+
+
 def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     """A row a solver and peer: the columns of the Markdown table."""
-    known = {(row.kind, row.solver): row for row in table[table.kind != "diffusers"].itertuples()}
+    known = {(row.kind, row.solver): row for row in lines_of(table[table.kind != "diffusers"])}
 
     def text(kind: str, name: str) -> str | None:
         row = known.get((kind, name))
         return None if row is None else f"{row.median:.1f} [{row.low:.1f}, {row.high:.1f}]"
 
     rows = []
-    for name in sorted(table[table.kind == "here"].solver):
+    kinds = {
+        "first solve on a grid": "first",
+        "repeated solve": "again",
+        "BrownianPath": "noise",
+        "hand-written": "loop",
+    }
+    for name in sorted(table[table.kind == "first"].solver):
         theirs = table[(table.kind == "diffusers") & (table.solver == name)]
-        lines = list(theirs.itertuples()) or [None]
+        lines = lines_of(theirs) or [None]
         for line in lines:
             peer = None if line is None else f"{line.name} {line.median:.0f} [{line.low:.0f}, {line.high:.0f}]"
-            ratio = None if line is None else f"{line.median / known['again', name].median:.1f}"
-            kinds = {"overhead": "again", "new grid": "here", "BrownianPath": "noise", "hand-written loop": "loop"}
+            times = {
+                f"times, {label}": None if line is None else f"{line.median / known[kind, name].median:.1f}"
+                for label, kind in (("first", "first"), ("repeated", "again"))
+            }
             rows.append(
                 {"solver": name}
                 | {heading: text(kind, name) for heading, kind in kinds.items()}
-                | {"diffusers": peer, "times": ratio}
+                | {"diffusers": peer}
+                | times
             )
     return pd.DataFrame(rows)
+
+
+def targets(table: pd.DataFrame) -> pd.DataFrame:
+    """A row a target: how many cases meet it by their median, and those that miss it with their figures."""
+    known = {(row.kind, row.solver): row.median for row in lines_of(table[table.kind != "diffusers"])}
+    shared = [(row.solver, row.name, row.median) for row in lines_of(table[table.kind == "diffusers"])]
+    stochastic = {name: solver_classes()[name]().stochastic for _, name in known}
+    of_kind = {
+        kind: {name: value for (other, name), value in known.items() if other == kind}
+        for kind in ("first", "again", "noise")
+    }
+
+    def at_most(most: float) -> Callable[[float], bool]:
+        return lambda value: value <= most
+
+    rows = []
+    for label, kind in (("first solve on a grid", "first"), ("repeated solve", "again")):
+        for text, noisy, most in (("ODE", False, ODE_TARGET), ("stochastic", True, STOCHASTIC_TARGET)):
+            found = {name: value for name, value in of_kind[kind].items() if stochastic[name] == noisy}
+            rows.append(_target(f"{text}, {label}: at most {most:.0f}", found, at_most(most)))
+    rows.append(_target(f"noise: at most {NOISE_TARGET:.0f}", of_kind["noise"], at_most(NOISE_TARGET)))
+    for label, kind in (("first solve on a grid", "first"), ("repeated solve", "again")):
+        ratios = {f"{name} ({peer})": value / known[kind, name] for name, peer, value in shared}
+        text = f"{label}: {RATIO_TARGET:.0f} times below diffusers"
+        rows.append(_target(text, ratios, lambda value: value >= RATIO_TARGET))
+    return pd.DataFrame(rows, columns=["target", "met", "missed"])
+
+
+def _target(text: str, found: dict[str, float], met: Callable[[float], bool]) -> tuple[str, str, str | None]:
+    missed = [f"{name} {value:.1f}" for name, value in found.items() if not met(value)]
+    return text, f"{len(found) - len(missed)} of {len(found)}", ", ".join(missed) or None

@@ -44,9 +44,11 @@ class Rk45(AdaptiveSolver):
     v_i = velocity(x + dt * sum_j a_ij v_j, t + c_i dt),    x_s = x + dt * sum_i b_i v_i,    error = dt * sum_i e_i v_i
 
     With variable = angle the pair is applied to dy/du = f(y, u), u = atan(sigma / (alpha data_std)), see
-    ``_coordinates``: on the mixture and on the digits' network an error takes a fifth to a half fewer evaluations than
-    in t, because steps of one length suit the whole interval. Tolerances are then those of y = cos(u) x / alpha, which
-    is x at the end and of the data's size at the start.
+    ``_coordinates``, where steps of one length suit the whole interval. Beside t with the same controller, an error of
+    1e-2 to 1e-5 takes 0.45 to 0.79 of the evaluations on Gaussian and mixture under VP, 0.51 to 0.75 under sub-VP, 0.14
+    to 0.51 under VE and EDM, and about as many, 0.72 to 1.12, under rectified flow and cosine. Tolerances are then
+    those of y = cos(u) x / alpha, which is x at the end and of the data's size at the start. A log-determinant does not
+    scale with x: likelihoods are solved in t.
 
     A step is accepted where the root mean square E over the coordinates of error / (atol + rtol max(|x|, |x_s|)) is at
     most 1; for dormand_prince_853 E_5^2 / sqrt(E_5^2 + 0.01 E_3^2), of its estimates of orders 5 and 3. Samples that
@@ -109,7 +111,7 @@ class Rk45(AdaptiveSolver):
         estimates = [torch.tensor(e, dtype=x.dtype, device=x.device) for e in (pair.e, pair.e_3) if e is not None]
 
         over: Coordinates = TimeCoordinates(ts)
-        if self.variable == "angle":
+        if self.variable == "angle" and process.rescalable:
             over = AngleCoordinates(process.sde, ts, self.data_std)
 
         def attempt(
