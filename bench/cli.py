@@ -237,7 +237,7 @@ def check(
     with _progress(err) as progress:
         bar = progress.add_task("certificates", total=len(tasks))
         done = []
-        for task, found in checking.lines_of(tasks, plugins, jobs or _threads()):
+        for task, found in checking.lines_of(tasks, plugins, jobs or _processors()):
             done.append((task, found))
             progress.update(bar, advance=1, description=f"{task.solver} {task.sde}")
         lines = checking.in_order(done, tasks)
@@ -337,10 +337,13 @@ def _load_plugins(plugins: list[Path] | None) -> list[str]:
 
 
 def _threads() -> int:
-    """Threads that OMP_NUM_THREADS asks for, or the processors this process may use."""
+    """Threads that OMP_NUM_THREADS asks for, or one a processor."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdigit() and int(asked) > 0:
-        return int(asked)
+    return int(asked) if asked.isdigit() and int(asked) > 0 else _processors()
+
+
+def _processors() -> int:
+    """Processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
