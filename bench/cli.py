@@ -237,8 +237,11 @@ def check(
     with _progress(err) as progress:
         bar = progress.add_task("certificates", total=len(tasks))
         done = []
+        every_few = max(1, len(tasks) // REPORTS)
         for task, found in checking.lines_of(tasks, plugins, jobs or _processors()):
             done.append((task, found))
+            if not err.is_terminal and len(tasks) > REPORTS and len(done) % every_few == 0:
+                err.print(f"{len(done)}/{len(tasks)}, {task.solver} on {task.sde}", highlight=False)
             progress.update(bar, advance=1, description=f"{task.solver} {task.sde}")
         lines = checking.in_order(done, tasks)
         if rival is not None:

@@ -410,3 +410,9 @@ def test_a_checkpoint_with_a_wrong_hash_ends_the_run_and_damages_nothing(homes: 
     assert str(weights) in err
     (made,) = Store(run.out).records()
     assert (made.spec.problem, made.status) == ("gaussian", "done")
+
+
+@pytest.mark.parametrize(("asked", "threads"), [("3", 3), ("0", None), ("many", None), ("", None)])
+def test_the_environment_may_set_the_threads(monkeypatch: pytest.MonkeyPatch, asked: str, threads: int | None) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert cli._threads() == (threads or cli._processors())
