@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -65,10 +66,8 @@ def run(
     folder = out_folder or Path("results/runs") / chosen.name
     store = Store(folder)
     store.create()
-    counts: dict[str, int] = {}
-    began, kept = datetime.now(UTC).isoformat(timespec="seconds"), set[str | None]()
-    if not out.is_terminal:
-        out.print(f"{len(cells)} cells, into {folder}", soft_wrap=True, markup=False, highlight=False)
+    began = datetime.now(UTC).isoformat(timespec="seconds")
+    counts, before = Counter[str](), Counter[str | None]()
     worker = LocalWorker(folder, chosen.timeout_seconds, plugins, _threads())
     with _told_when_interrupted(), store.lock(), _only_run_on(str(where)), worker, _progress() as progress:
         task = progress.add_task("starting", total=len(cells))
@@ -76,17 +75,17 @@ def run(
         for done, spec in enumerate(cells):
             progress.update(task, description=f"{spec.problem} {spec.solver} {spec.grid} seed {spec.seed}")
             record = store.read(worker.run(spec))
-            was = record.environment.date < began
-            if was:
-                kept.add(record.environment.commit)
-            status = f"{record.status}{' before' if was else ''}"
-            counts[status] = counts.get(status, 0) + 1
+            counts[record.status] += 1
+            if record.environment.date < began:
+                before[record.environment.commit] += 1
             progress.advance(task)
             if not out.is_terminal and (done + 1) % every == 0:
                 out.print(f"{done + 1}/{len(cells)} cells, {spec.name}", highlight=False)
     out.print(f"{len(cells)} cells: " + ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
-    if kept - {here.commit(ROOT)[0]}:
-        text = "Cells done before were made on another commit; remove the folder to compute them anew."
+    if before:
+        out.print(f"{before.total()} of them were there before.")
+    if set(before) - {here.commit(ROOT)[0]}:
+        text = "Some of those were made on another commit: remove the folder to compute them anew."
         err.print(text, style="yellow", highlight=False)
     where_next = f"Records: {folder / 'records'}. Tables and figures: scorebench report {folder}"
     out.print(where_next, soft_wrap=True, markup=False)
@@ -238,8 +237,11 @@ def check(
     with _progress(err) as progress:
         bar = progress.add_task("certificates", total=len(tasks))
         done = []
-        for task, found in checking.lines_of(tasks, plugins, jobs or _threads()):
+        every_few = max(1, len(tasks) // REPORTS)
+        for task, found in checking.lines_of(tasks, plugins, jobs or _processors()):
             done.append((task, found))
+            if not err.is_terminal and len(tasks) > REPORTS and len(done) % every_few == 0:
+                err.print(f"{len(done)}/{len(tasks)}, {task.solver} on {task.sde}", highlight=False)
             progress.update(bar, advance=1, description=f"{task.solver} {task.sde}")
         lines = checking.in_order(done, tasks)
         if rival is not None:
@@ -338,10 +340,13 @@ def _load_plugins(plugins: list[Path] | None) -> list[str]:
 
 
 def _threads() -> int:
-    """Threads that OMP_NUM_THREADS asks for, or the processors this process may use."""
+    """Threads that OMP_NUM_THREADS asks for, or one a processor."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdigit() and int(asked) > 0:
-        return int(asked)
+    return int(asked) if asked.isdigit() and int(asked) > 0 else _processors()
+
+
+def _processors() -> int:
+    """Processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

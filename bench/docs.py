@@ -38,19 +38,15 @@ def _results() -> str:
     heads = [f"{head}, NFE {budget}" for _, _, head in COLUMNS for budget in BUDGETS]
     lines = ["| solver | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
     shown = points[points.grid == COMMON_GRID]
-    for solver in shown.solver.unique():
+    for (solver, settings), own in shown.groupby(["solver", "settings"]):
         texts = []
         for problem, metric, _ in COLUMNS:
             for budget in BUDGETS:
-                match = shown[
-                    (shown.solver == solver)
-                    & (shown.problem == problem)
-                    & (shown.metric == metric)
-                    & (shown.budget == budget)
-                ]
+                match = own[(own.problem == problem) & (own.metric == metric) & (own.budget == budget)]
                 known = match[match.value.notna()]
                 texts.append(number(known.value.iloc[0], known.standard_error.iloc[0]) if len(known) else "–")
-        lines.append(f"| {solver} | " + " | ".join(texts) + " |")
+        name = f"{solver} ({settings})" if settings else solver
+        lines.append(f"| {name} | " + " | ".join(texts) + " |")
     floors = []
     for problem, metric, _ in COLUMNS:
         floor = points[(points.problem == problem) & (points.metric == metric)].floor.mean()

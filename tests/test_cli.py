@@ -158,7 +158,8 @@ def both(homes: Callable[[str], Run]) -> tuple[Run, Run, list[str]]:
 
     resumed = rough.start_matrix()
     out, err = resumed.communicate(timeout=120)
-    if resumed.returncode != 0 or f"{CELLS} cells: {CELLS} done" not in out or err:
+    told = (f"{CELLS} cells: {CELLS} done", f"{len(middle)} of them were there before.")
+    if resumed.returncode != 0 or not all(text in out for text in told) or err:
         story.append(f"resumed: {resumed.returncode} {out} {err}")
     after = rough.stamps()
     story += [f"computed again after the interrupt: {name}" for name in middle if after.get(name) != middle[name]]
@@ -409,3 +410,9 @@ def test_a_checkpoint_with_a_wrong_hash_ends_the_run_and_damages_nothing(homes: 
     assert str(weights) in err
     (made,) = Store(run.out).records()
     assert (made.spec.problem, made.status) == ("gaussian", "done")
+
+
+@pytest.mark.parametrize(("asked", "threads"), [("3", 3), ("0", None), ("many", None), ("", None)])
+def test_the_environment_may_set_the_threads(monkeypatch: pytest.MonkeyPatch, asked: str, threads: int | None) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert cli._threads() == (threads or cli._processors())
