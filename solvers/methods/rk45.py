@@ -88,6 +88,7 @@ class Rk45(AdaptiveSolver):
         {"pair": "tsitouras"},
         {"pair": "dormand_prince_853"},
         {"controller": "PI"},
+        {"variable": "time"},
     )
     reference: ClassVar[str] = "Dormand & Prince 1980"
 
