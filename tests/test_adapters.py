@@ -248,9 +248,11 @@ def sde_solver(method: str) -> FixedStepSolver:
 @pytest.mark.parametrize("method", _METHODS)
 def test_order_in_law_of_torchsde(method: str, sde: Any):
     solver = sde_solver(method)
-    assert solver.order == (1 if method in ("euler", "milstein", "euler_heun") else 2)
+    assert solver.order == (2 if method in ("heun", "srk") else 1)
     found = slopes(law_errors(solver, Gaussian(sde=sde), (64, 128, 256)))
-    assert found[-1] == pytest.approx(solver.order, abs=0.15), found
+    # A linear drift hides the term in its second derivative that midpoint and log_ode miss.
+    shown = 2 if method in ("midpoint", "log_ode") else solver.order
+    assert found[-1] == pytest.approx(shown, abs=0.15), found
 
 
 @every_sde

@@ -13,6 +13,7 @@ from bench.problems.gaussian import Gaussian
 from bench.problems.mixture import Mixture2d
 from solvers.errors import UsageError
 from solvers.grids import make_grid
+from solvers.methods.ddim import Ddim
 from solvers.methods.dpmpp_2m import Dpmpp2m
 from solvers.methods.euler_maruyama import EulerMaruyama
 from solvers.methods.heun import Heun
@@ -76,11 +77,11 @@ class HeunOfAWrongEquation(Heun):
 
 
 class Dpmpp2mWithHalfTheDifference(Dpmpp2m):
+    """The mean of its step and of ``ddim``, which takes no difference."""
+
     def step(self, process, x, t, s, brownian, state):
-        x_s, new = super().step(process, x, t, s, brownian, None)
-        if state is None:
-            return x_s, new
-        return (x_s + super().step(process, x, t, s, brownian, state)[0]) / 2, new
+        x_s, state = super().step(process, x, t, s, brownian, state)
+        return (x_s + Ddim().step(process, x, t, s, brownian, None)[0]) / 2, state
 
 
 class EulerMaruyamaWithHalfTheNoise(EulerMaruyama):
