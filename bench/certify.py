@@ -91,10 +91,9 @@ def order(
         solver: the solver.
         problem: where the exact answer is known.
         seed: of starts and paths.
-        levels: numbers of steps in the place of the usual ones, where nothing is simulated.
+        levels: numbers of steps in the place of the usual ones, except by simulation.
         declared: the order to hold it against, the solver's own if None.
         quick: begin with levels up to a fourth of the usual ones.
-        levels: these alone, except by simulation.
 
     Raises:
         UsageError: the solver declares no order.

@@ -57,7 +57,7 @@ def run(
     from bench.executors import LocalWorker
     from bench.matrix import load_matrix
     from bench.store import Store
-    from pretrained import provenance as here
+    from pretrained.provenance import commit
 
     plugins = _load_plugins(plugin)
     where = resolve_device(device)
@@ -84,7 +84,7 @@ def run(
     out.print(f"{len(cells)} cells: " + ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
     if before:
         out.print(f"{before.total()} of them were there before.")
-    if set(before) - {here.commit(ROOT)[0]}:
+    if set(before) - {commit(ROOT)[0]}:
         text = "Some of those were made on another commit: remove the folder to compute them anew."
         err.print(text, style="yellow", highlight=False)
     where_next = f"Records: {folder / 'records'}. Tables and figures: scorebench report {folder}"
@@ -193,8 +193,9 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="print the rows as a JSON list too")] = False,
 ) -> None:
     """Measure orders and evaluations of other libraries' samplers against what they claim; eight minutes."""
-    from bench.audit import CASES, write_audit
+    from bench.audit import CASES
     from bench.audit import audit as rows_of
+    from bench.audit_tables import write_audit
     from bench.environment import environment, resolve_device
     from bench.native import level_runs
 

@@ -12,7 +12,7 @@ from bench.check import read
 from bench.environment import ROOT
 from bench.report import provenance_text
 from bench.store import Store
-from bench.tables import long_table, number, summary_table
+from bench.tables import long_table, markdown_table, number, summary_table
 from pretrained.published import load_published_card, published_names
 from solvers.errors import UsageError
 from solvers.peers.schedulers import NOT_ADAPTED
@@ -36,32 +36,26 @@ def _results() -> str:
     records = list(Store(REFERENCE).records())
     points = summary_table(long_table(records))
     heads = [f"{head}, NFE {budget}" for _, _, head in COLUMNS for budget in BUDGETS]
-    lines = ["| solver | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+    rows: list[list[str | None]] = []
     shown = points[points.grid == COMMON_GRID]
     for (solver, settings), own in shown.groupby(["solver", "settings"]):
-        texts = []
+        texts: list[str | None] = [f"{solver} ({settings})" if settings else str(solver)]
         for problem, metric, _ in COLUMNS:
             for budget in BUDGETS:
                 match = own[(own.problem == problem) & (own.metric == metric) & (own.budget == budget)]
                 known = match[match.value.notna()]
-                texts.append(number(known.value.iloc[0], known.standard_error.iloc[0]) if len(known) else "–")
-        name = f"{solver} ({settings})" if settings else solver
-        lines.append(f"| {name} | " + " | ".join(texts) + " |")
-    floors = []
+                texts.append(number(known.value.iloc[0], known.standard_error.iloc[0]) if len(known) else None)
+        rows.append(texts)
+    floors: list[str | None] = ["*floor*"]
     for problem, metric, _ in COLUMNS:
         floor = points[(points.problem == problem) & (points.metric == metric)].floor.mean()
-        floors += [number(floor)] * len(BUDGETS)
-    lines.append("| *floor* | " + " | ".join(f"*{text}*" for text in floors) + " |")
-    return "\n".join([*lines, "", provenance_text(records)])
+        floors += [f"*{number(floor)}*"] * len(BUDGETS)
+    return "\n".join([markdown_table(["solver", *heads], [*rows, floors]), "", provenance_text(records)])
 
 
 def _table(rows: menus.Rows, columns: dict[str, str]) -> str:
     """Rows of a menu as a Markdown table of some of their columns."""
-    lines = ["| " + " | ".join(columns.values()) + " |", "|" + "---|" * len(columns)]
-    for row in rows:
-        texts = ["–" if row[key] is None else str(row[key]) for key in columns]
-        lines.append("| " + " | ".join(texts) + " |")
-    return "\n".join(lines)
+    return markdown_table(columns.values(), ([row[key] for key in columns] for row in rows))
 
 
 def _certified(row: dict[str, Any], lines: Sequence[Line]) -> list[Line]:
@@ -112,7 +106,7 @@ def _solvers() -> str:
     return _table(rows, {"family": "family", "solvers": SOLVERS_HEAD, "SDEs": "SDEs", "references": "references"})
 
 
-SOLVERS_HEAD = "solvers (order measured, evaluations a step)"
+SOLVERS_HEAD = "solvers (least order measured on the Gaussian, evaluations a step)"
 
 
 def _solver_table() -> str:

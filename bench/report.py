@@ -9,7 +9,7 @@ import pandas as pd
 from bench.plots import write_figures
 from bench.record import Record
 from bench.store import Store, not_writable
-from bench.tables import LEGEND, Leaderboard, leaderboards, long_table, markdown, plain, write_tables
+from bench.tables import LEGEND, Leaderboard, leaderboards, long_table, markdown, markdown_table, plain, write_tables
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,17 @@ def provenance_text(records: list[Record]) -> str:
     return "  \n".join(lines)
 
 
+TIME_HEADS = (
+    "problem",
+    "solver",
+    "grid",
+    "ms an evaluation of the batch (min to max)",
+    "network",
+    "overhead, µs an evaluation",
+    "peak memory, MB",
+)
+
+
 def _time_table(table: pd.DataFrame) -> list[str]:
     """Where the time goes: median over a row's cells."""
     lines = [
@@ -97,27 +108,23 @@ def _time_table(table: pd.DataFrame) -> list[str]:
         "overhead: the rest of the solve (the noise source included), per evaluation; a negative one is within the "
         "clock's noise. Memory: on the CPU the worker's whole resident set, libraries included.",
         "",
-        "| problem | solver | grid | ms an evaluation of the batch (min to max) | network | "
-        "overhead, µs an evaluation | peak memory, MB |",
-        "|---|---|---|---|---|---|---|",
     ]
+    rows = []
     cells = table[table.seconds.notna()].drop_duplicates("cell")
     for (problem, solver, settings, grid), group in cells.groupby(["problem", "solver", "settings", "grid"]):
         name = plain(f"{solver} ({settings})" if settings else str(solver))
         each = 1e3 * group.seconds / group.forwards
         share = (group.network_seconds / group.seconds).median()
-        lines.append(
-            f"| {problem} | {name} | {grid} | {each.median():.3g} ({each.min():.2g} to {each.max():.2g}) | "
-            f"{share:.0%} | {1e6 * group.overhead_per_evaluation.median():.0f} | "
-            f"{group.peak_memory_bytes.median() / 1e6:.0f} |"
-        )
-    return [*lines, ""]
+        time = f"{each.median():.3g} ({each.min():.2g} to {each.max():.2g})"
+        overhead = f"{1e6 * group.overhead_per_evaluation.median():.0f}"
+        memory = f"{group.peak_memory_bytes.median() / 1e6:.0f}"
+        rows.append((problem, name, grid, time, f"{share:.0%}", overhead, memory))
+    return [*lines, markdown_table(TIME_HEADS, rows), ""]
 
 
 def _failures(records: list[Record]) -> list[str]:
     failed = [r for r in records if r.status != "done"]
     if not failed:
         return ["None."]
-    return ["| cell | status | reason |", "|---|---|---|"] + [
-        f"| {r.spec.name} | {r.status} | {plain(r.reason or '')} |" for r in failed
-    ]
+    rows = ((r.spec.name, r.status, plain(r.reason or "")) for r in failed)
+    return [markdown_table(("cell", "status", "reason"), rows)]

@@ -290,15 +290,24 @@ def plain(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
+def markdown_table(heads: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table in Markdown, a line a row; None and NaN are a dash."""
+    heads = list(heads)
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for row in rows:
+        texts = ("–" if value is None or value != value else str(value) for value in row)
+        lines.append("| " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
 def markdown(board: Leaderboard) -> str:
     """A leaderboard as a Markdown table."""
-    lines = [f"### {board.title}", ""]
-    lines.append("| solver | grid | " + " | ".join(f"NFE {b}" for b in board.budgets) + " |")
-    lines.append("|---|---|" + "---|" * len(board.budgets))
-    for solver, grid, entries in board.rows:
-        texts = [f"**{e.text}**" if e.best else plain(e.text) for e in entries]
-        lines.append(f"| {plain(solver)} | {grid} | " + " | ".join(texts) + " |")
-    return "\n".join([*lines, "", " ".join(board.notes), ""])
+    rows = (
+        [plain(solver), grid, *(f"**{e.text}**" if e.best else plain(e.text) for e in entries)]
+        for solver, grid, entries in board.rows
+    )
+    table = markdown_table(["solver", "grid", *(f"NFE {b}" for b in board.budgets)], rows)
+    return f"### {board.title}\n\n{table}\n\n{' '.join(board.notes)}\n"
 
 
 def write_tables(table: pd.DataFrame, folder: Path) -> list[Path]:

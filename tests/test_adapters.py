@@ -16,10 +16,11 @@ from bench.certify import law_errors, ode_errors
 from bench.problems.gaussian import Gaussian
 from bench.problems.mixture import Mixture2d
 from bench.problems.problem import FlowProblem
-from solvers.brownian import BrownianPath, UnitProbes, halves, joined
+from solvers.brownian import BrownianPath, UnitProbes
 from solvers.errors import DivergenceError, UsageError
 from solvers.grids import make_grid
 from solvers.methods import torchdiffeq as adapter
+from solvers.methods._time_integral import halves, joined
 from solvers.methods.torchsde import _METHODS
 from solvers.process import ReverseProcess
 from solvers.registry import get_solver

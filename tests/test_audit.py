@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from bench import audit, certify, native
-from bench.audit import CASES, AuditRow, Measured, audit_one, write_audit
+from bench.audit import CASES, AuditRow, Measured, audit_one
+from bench.audit_tables import write_audit
 from bench.environment import environment
 from bench.native import LevelRun, native_evaluations
 from bench.problems.gaussian import Gaussian
@@ -165,6 +166,7 @@ def measured(problem: str, slope: float | None, verdict: str) -> Measured:
         (3, ((3.01, "pass"), (1.98, "fail")), 20, None, "order 2, claimed 3"),
         (4, ((4.0, "pass"), (3.7, "fail")), 20, None, "3.7 of order 4"),
         (2, ((2.0, "pass"), (2.7, "pass")), 39, None, "order as claimed; 2n − 1 evaluations for n steps"),
+        (3, ((1.1, "fail"), (-0.01, "fail")), 20, None, "order 1, claimed 3"),
         (2, ((3.0, "pass"), (3.0, "pass")), 40, None, "order 3, claimed 2; 2n evaluations for n steps"),
         (
             None,

@@ -10,6 +10,7 @@ import typer
 
 from bench import environment
 from bench.performance import adaptive, memory, overhead
+from bench.tables import markdown_table
 
 OUT = Path("results/reference/performance")
 
@@ -26,10 +27,7 @@ def _provenance() -> str:
 
 
 def _markdown(table: pd.DataFrame) -> str:
-    lines = ["| " + " | ".join(map(str, table.columns)) + " |", "|" + "---|" * len(table.columns)]
-    cells = [["–" if pd.isna(value) else str(value) for value in row] for row in table.itertuples(index=False)]
-    lines += ["| " + " | ".join(row) + " |" for row in cells]
-    return "\n".join(lines) + "\n"
+    return markdown_table(map(str, table.columns), table.itertuples(index=False)) + "\n"
 
 
 def _write(folder: Path, name: str, title: str, text: str, table: pd.DataFrame, shown: pd.DataFrame) -> None:

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from solvers.brownian import Increment, halves, joined
 from solvers.errors import DivergenceError, UsageError, unknown_name
+from solvers.methods._time_integral import Increment, halves, joined
 from solvers.process import ReverseProcess
 from solvers.registry import register
 from solvers.solver import AdaptiveSolver, FixedStepSolver, Solver
