@@ -65,6 +65,7 @@ class MetricValue(_Section):
         reason: why there is no value.
         own_nfe, own_seconds: where the value comes of a solve of its own, what that took: network evaluations a sample
             (a likelihood's with a derivative pass each), seconds.
+        replicates: the value without one block of samples at a time (``bench.metrics.metric.replicates``).
     """
 
     value: float | None = None
@@ -73,6 +74,7 @@ class MetricValue(_Section):
     reason: str | None = None
     own_nfe: float | None = None
     own_seconds: float | None = None
+    replicates: tuple[float, ...] | None = None
 
 
 class Cost(_Section):
