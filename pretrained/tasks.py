@@ -17,7 +17,8 @@ from pretrained.networks.ncsnpp import NCSNpp
 from pretrained.networks.precondition import Preconditioned
 from pretrained.networks.settings import ConvNetSettings, NCSNppSettings, UNetSettings
 from pretrained.networks.unet import UNet
-from pretrained.objectives import denoising_loss, draw_times
+from pretrained.objectives.denoising import denoising_loss
+from pretrained.objectives.times import LogSNR
 from solvers.errors import UsageError
 from solvers.process import Network, ReverseProcess
 
@@ -89,7 +90,7 @@ class ScoreTask:
         training = self.card.training
         sde = self.card.sde.build()
         uniform = torch.rand(len(values), generator=generator)
-        t = draw_times(sde, stratify(uniform), training.t_min, training.times).to(values.device)
+        t = training.times.draw(sde, stratify(uniform), self.card.t_min).to(values.device)
         x_0 = self.card.data.scale * dequantise(values, self.data.levels, _rand_like(values, generator))
         x_0 = x_0 + self.card.data.offset
         z = torch.randn(values.shape, generator=generator).to(values.device)
@@ -100,7 +101,8 @@ class ScoreTask:
             labels = torch.where(left_out.to(labels.device), count_classes(self.data), labels)
             network = partial(self.network, labels=labels)
         process = ReverseProcess(sde, network, self.card.parametrisation)
-        return denoising_loss(process, x_0, t, z, training.weighting, training.reduction).mean()
+        data_std = 1.0 if isinstance(settings, NCSNppSettings) else settings.data_std
+        return denoising_loss(process, x_0, t, z, training.weighting, training.reduction, data_std).mean()
 
     def figure(self, network: nn.Module) -> dict[str, float]:
         """The held-out loss."""
@@ -159,7 +161,7 @@ def held_out_loss(network: nn.Module, card: ScoreCard, repeats: int = 10) -> flo
     total = 0.0
     for _ in range(repeats):
         uniform = stratify(torch.rand(len(data.values), generator=generator))
-        t = draw_times(sde, uniform, card.training.t_min, "log_snr")
+        t = LogSNR().draw(sde, uniform, card.t_min)
         v = dequantise(data.values, data.levels, _rand_like(data.values, generator))
         x_0 = card.data.scale * v + card.data.offset
         z = torch.randn(x_0.shape, generator=generator)

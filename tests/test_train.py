@@ -173,7 +173,7 @@ def test_a_card_survives_being_written(tmp_path: Path, content: dict[str, Any]) 
         ({"trainign": {}}, r"no key 'trainign'; did you mean 'training'\?"),
         ({"network__widht": 8}, r"no key 'network.widht'; did you mean 'network.width'"),
         ({"training__batch": 0}, r"training.batch: Input should be greater than 0; got 0\."),
-        ({"training__weighting": "sigma"}, r"training.weighting: .*'sigma2', 'likelihood' or 'unit'; got 'sigma'\."),
+        ({"training__weighting": "sigma"}, r"training.weighting: .*'likelihood', 'unit' or 'edm'; got 'sigma'\."),
         ({"training__ema": 1.0}, r"training.ema: Input should be less than 1; got 1\.0\."),
         ({"network__width": 12}, r"network.width: Input should be a multiple of 8; got 12\."),
         ({"data__name": "digit"}, r"no data set 'digit'; did you mean 'digits'\?"),
