@@ -62,7 +62,9 @@ def run_cell(spec: CellSpec, store: Store) -> Path:
     """
     problem, load_seconds = load_problem(spec.problem, spec.device)
     metrics = [get_metric(name) for name in problem.metrics]
-    hashes = problem.hashes | {name: value for metric in metrics for name, value in metric.hashes.items()}
+    hashes = problem.hashes | {
+        name: value for metric in metrics for name, value in metric.hashes(problem, spec).items()
+    }
     hashes |= _plugin_hash(spec.solver)
     finished = store.finished(spec)
     if finished is not None and finished.status in SETTLED and finished.hashes == hashes:
@@ -126,7 +128,7 @@ def _measure(
     values: dict[str, MetricValue] = {}
     if not diverged:
         outcome = Outcome(spec, problem, solver, solve.samples.cpu())
-        values = {metric.key: metric.evaluate(outcome) for metric in metrics}
+        values = {metric.key: metric.measure(outcome) for metric in metrics}
     metric_seconds = environment.now(problem.device) - began
 
     record = Record(

@@ -65,7 +65,7 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
         metrics = record.metrics or dict.fromkeys(problem_classes()[spec.problem].metrics, blank)
         rows += [{**cell, "metric": key, **value.model_dump()} for key, value in metrics.items()]
     table = pd.DataFrame(rows)
-    measured = [name for name in MetricValue.model_fields if name != "reason"]
+    measured = [name for name in MetricValue.model_fields if name not in ("reason", "flag")]
     numbers = ["budget", "tolerance", *measured, *Cost.model_fields]
     table[numbers] = table.reindex(columns=numbers).astype(float)
     order = [*POINT, "seed"]
