@@ -242,7 +242,7 @@ def check(
     """Certify solvers: measured order, counted evaluations, invariances; exit code 1 if a claim fails."""
     from bench import check as checking
     from bench.certificate_tables import summary, tables
-    from bench.compare import compared
+    from bench.rivals import compared
     from solvers.registry import parse_solver
 
     plugins = _load_plugins(plugin)
