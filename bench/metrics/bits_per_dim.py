@@ -13,8 +13,9 @@ from bench.metrics.metric import Metric, Outcome, register_metric
 from bench.problems.digits import Digits
 from bench.record import MetricValue
 from pretrained.data import dequantise
+from solvers.divergence import Hutchinson, make_probes
 from solvers.grids import make_grid
-from solvers.likelihood import bits_per_dim, log_density, rademacher
+from solvers.likelihood import bits_per_dim, log_density
 from solvers.registry import get_solver
 from solvers.solver import FixedStepSolver, Solver
 
@@ -41,11 +42,11 @@ def _solve(problem: Digits, solver: Solver, steps: int, grid: str, seed: int) ->
     # A unit normal's distribution function makes it the uniform that dequantises.
     uniform = torch.special.ndtr(normals.normal("dequantisation"))
     x = problem.scale * dequantise(values, problem.levels, uniform) + problem.offset
-    process, probe = problem.process(), rademacher(normals.normal("probe"))
+    process, probe = problem.process(), Hutchinson(make_probes(normals.normal("probe"))[None])
     began = now(problem.device)
-    log_p = log_density(solver, process, x, ts, probe)
+    log_p = log_density(solver, process, x, ts, probe).log_p
     seconds = now(problem.device) - began
-    bits = bits_per_dim(log_p.double(), x[0].numel(), problem.levels, problem.scale).cpu()
+    bits = bits_per_dim(log_p, x[0].numel(), problem.levels, problem.scale).cpu()
     return _Solve(bits, process.evaluations.rows / IMAGES, seconds)
 
 
