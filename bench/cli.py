@@ -108,7 +108,7 @@ def report(folder: Annotated[Path, typer.Argument(help="folder of a run")]) -> N
 
 @app.command(name="list")
 def list_(
-    what: Annotated[str, typer.Argument(help="problems, solvers, peers, metrics, matrices or checkpoints")],
+    what: Annotated[str, typer.Argument(help="problems, solvers, peers, metrics, kinds, matrices or checkpoints")],
     as_json: Annotated[bool, typer.Option("--json", help="as a JSON list of objects")] = False,
     plugin: PluginOption = None,
 ) -> None:

@@ -96,6 +96,7 @@ class ClassifierSettings(Section):
     width: Count
     features: Count
     dropout: Fraction
+    halvings: Count = 1
 
 
 ScoreNetworkSettings = Annotated[
