@@ -4,8 +4,8 @@ At t_max the prior stands in for the law of x_t_max. log p at t_min is too large
 
     log p_prior(x_T) - log p_t_max(x_T),    in the mean over the data by  -KL(p_t_max || prior).
 
-At t_min the data are taken as states x_t_min, whose law is the data's smoothed. In x~ = x/alpha and tau = sigma/alpha the
-law q obeys the heat equation in tau^2, d log q / d tau^2 = (div grad log q + |grad log q|^2)/2, so that to first order
+At t_min the data are taken as states x_t_min, whose law is the data's smoothed. In x~ = x/alpha and tau = sigma/alpha
+the law q obeys the heat equation, d log q / d tau^2 = (div grad log q + |grad log q|^2)/2, so that to first order
 
     log p_t_min(x) - log p_0(x) = sigma^2/2 (div s + |s|^2) + (1 - alpha) x . s - D log alpha,    s = score(x, t_min).
 
@@ -59,7 +59,7 @@ def prior_mismatch(sde: ForwardSDE, x_end: Tensor, terminal: Tensor) -> Tensor:
 
 
 def smoothing(process: ReverseProcess, x: Tensor, t: float, divergence: Divergence) -> Tensor:
-    """log p_t(x) - log p_0(x) to first order, nats, (n,), float64: what log p from t on is too large by. One evaluation.
+    """log p_t(x) - log p_0(x) to first order, nats, (n,), float64: what log p at t is too large by. One evaluation.
 
     Args:
         process: network and SDE.

@@ -91,9 +91,11 @@ class ExactDivergence(Divergence):
             raise unknown_name("ExactDivergence", "mode", self.mode, get_args(Mode))
 
     def passes(self, dim: int) -> int:
+        """One for each dimension."""
         return dim
 
     def trace(self, network: Prediction, x: Tensor, shift: Tensor | float) -> tuple[Tensor, Tensor]:
+        """See :meth:`Divergence.trace`."""
         dim = x[0].numel()
         basis = torch.eye(dim, dtype=x.dtype, device=x.device).reshape(dim, 1, *x.shape[1:])
         if self.mode == "forward":
@@ -119,18 +121,22 @@ class Hutchinson(Divergence):
 
     @property
     def columns(self) -> int:
+        """The number of probes."""
         return len(self.probes)
 
     def passes(self, dim: int) -> int:
+        """One for each probe."""
         return len(self.probes)
 
     def trace(self, network: Prediction, x: Tensor, shift: Tensor | float) -> tuple[Tensor, Tensor]:
+        """See :meth:`Divergence.trace`."""
         raw, product = _pulled(network, x)
         forms = torch.stack([_dot(v, product(v, k == self.columns - 1)) for k, v in enumerate(self.probes)], 1)
         excess = self.probes.square().flatten(2).sum(2).T - x[0].numel()
         return raw.detach(), forms + _column(shift, forms) * excess
 
     def at(self, rows: Tensor) -> Self:
+        """With the probes of these samples."""
         return replace(self, probes=self.probes[:, rows])
 
 
@@ -159,12 +165,15 @@ class HutchPlusPlus(Divergence):
 
     @property
     def columns(self) -> int:
+        """The number of probes."""
         return len(self.probes)
 
     def passes(self, dim: int) -> int:
+        """Two for each direction of the sketch, one for each probe."""
         return 2 * len(self.sketch) + len(self.probes)
 
     def trace(self, network: Prediction, x: Tensor, shift: Tensor | float) -> tuple[Tensor, Tensor]:
+        """See :meth:`Divergence.trace`."""
         raw, product = _pulled(network, x)
         sketch = self.sketch.flatten(2)
         images = torch.stack([product(s, last=False).flatten(1) for s in self.sketch])
@@ -179,6 +188,7 @@ class HutchPlusPlus(Divergence):
         return raw.detach(), forms + torch.as_tensor(inside)[:, None] + _column(shift, forms) * excess
 
     def at(self, rows: Tensor) -> Self:
+        """With the probes of these samples."""
         return replace(self, sketch=self.sketch[:, rows], probes=self.probes[:, rows])
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from solvers.constraints import Constraint
 from solvers.divergence import Divergence
-from solvers.errors import UsageError, unknown_name
+from solvers.errors import unknown_name
 from solvers.sde import ForwardSDE, Time, expand
 
 Parametrisation = Literal["score", "noise", "denoised", "velocity"]

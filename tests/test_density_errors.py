@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from densities import RotatedMixture
 from torch import Tensor
 
 from bench.problems.gaussian import Gaussian
@@ -14,7 +15,6 @@ from solvers.likelihood import log_density
 from solvers.process import ReverseProcess
 from solvers.registry import get_solver
 from solvers.sde import SDES
-from densities import RotatedMixture
 
 SOLVER = get_solver("rk45", pair="dormand_prince_853", rtol=1e-7, atol=1e-7)
 

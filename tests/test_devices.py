@@ -25,8 +25,8 @@ from torch.utils._pytree import tree_leaves
 from bench.problems.gaussian import Gaussian
 from bench.problems.mixture import Mixture2d
 from bench.problems.problem import Problem
-from solvers.grids import make_grid
 from solvers.divergence import ExactDivergence, Hutchinson, HutchPlusPlus, make_probes
+from solvers.grids import make_grid
 from solvers.likelihood import log_density
 from solvers.registry import get_solver, solver_names
 from solvers.solver import LAST_STEPS, LastStep, integrate

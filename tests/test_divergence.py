@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
+from densities import RotatedMixture
 from torch import Tensor
 
 from solvers.divergence import Divergence, ExactDivergence, Hutchinson, HutchPlusPlus, Law, make_probes
 from solvers.errors import UsageError
 from solvers.process import PARAMETRISATIONS, Parametrisation, ReverseProcess
 from solvers.sde import VP
-from densities import RotatedMixture
 
 DIM, TIME = 8, 0.3
 MIXTURE = RotatedMixture(DIM, 3, VP())

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from densities import RotatedMixture
 
 from bench.problems.gaussian import Gaussian
 from bench.problems.mixture import Mixture2d
@@ -18,7 +19,6 @@ from solvers.process import ReverseProcess
 from solvers.registry import get_solver, solver_names
 from solvers.sde import SDES
 from solvers.solver import FixedStepSolver, Solver
-from densities import RotatedMixture
 
 
 def upwards(problem: FlowProblem, steps: int = 1) -> torch.Tensor:

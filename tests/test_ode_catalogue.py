@@ -18,9 +18,9 @@ from bench.problems.gaussian import Gaussian
 from bench.problems.mixture import Mixture2d
 from bench.problems.problem import FlowProblem
 from solvers.control import StepControl
+from solvers.divergence import Hutchinson, make_probes
 from solvers.errors import DivergenceError, UsageError
 from solvers.grids import make_grid
-from solvers.divergence import Hutchinson, make_probes
 from solvers.likelihood import log_density
 from solvers.methods._exponential import phi
 from solvers.methods._multistep import interpolation_weights

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from bench.problems.gaussian import Gaussian
 from bench.problems.mixture import Mixture2d
-from solvers.errors import UsageError
 from solvers.divergence import ExactDivergence, Hutchinson
+from solvers.errors import UsageError
 from solvers.process import PARAMETRISATIONS, Evaluations, Parametrisation, ReverseProcess
 from solvers.sde import SDES, ForwardSDE, expand
 
