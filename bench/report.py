@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from bench.likelihood_tables import likelihood_section
 from bench.plots import write_figures
 from bench.record import Record
 from bench.store import Store, not_writable
@@ -52,6 +53,7 @@ def _page(
         parts += [
             _figure(path, folder) for path in figures if path.name in (f"{prefix}nfe.png", f"{prefix}seconds.png")
         ]
+    parts += likelihood_section(table)
     samples = [path for path in figures if path.stem.endswith("_samples")]
     if samples:
         parts += ["## Samples", "", *[_figure(path, folder) for path in samples]]
