@@ -110,7 +110,9 @@ class PublishedCard(Section):
         if path is None or self.source is None:
             todo = "Train it by a card with network ncsnpp, or read a .pth of your own by pretrained.importers.song"
             rule = "its authors published no weights of this configuration"
-            raise MissingCheckpointError(f"load {self.name}", rule, None, todo)
+            missing = MissingCheckpointError(f"load {self.name}", rule, None, todo)
+            missing.reason = f"checkpoint {self.name}, {rule}"
+            raise missing
         if not path.is_file():
             todo = (
                 f"Download {path.name} from {self.source.page} and put it into {path.parent}"
