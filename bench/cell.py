@@ -48,7 +48,9 @@ def run_cell(spec: CellSpec, store: Store) -> Path:
         return store.write(failure(spec, "skipped", error.reason))
     kind = get_kind(spec.kind)
     metrics = [get_metric(name) for name in kind.metrics(type(problem))]
-    hashes = problem.hashes | {name: value for metric in metrics for name, value in metric.hashes.items()}
+    hashes = problem.hashes | {
+        name: value for metric in metrics for name, value in metric.hashes(problem, spec).items()
+    }
     hashes |= _plugin_hash(spec.solver)
     if finished is not None and finished.status in SETTLED and finished.hashes == hashes:
         return store.record_path(spec)
