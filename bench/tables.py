@@ -33,6 +33,11 @@ def settings_text(solver: str, settings: dict[str, Any]) -> str:
     return ", ".join(f"{k}={v}" for k, v in shown.items())
 
 
+def row_text(solver: str, settings: dict[str, Any], last: str | None) -> str:
+    """What sets a row apart from the solver's defaults: its settings, and the last step where it was asked for."""
+    return ", ".join(filter(None, (settings_text(solver, settings), f"last step {last}" if last else "")))
+
+
 def long_table(records: Iterable[Record]) -> pd.DataFrame:
     """One row a cell and metric: everything in the records but the tracebacks.
 
@@ -50,7 +55,7 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
             "problem": spec.problem,
             "kind": spec.kind,
             "solver": spec.solver,
-            "settings": settings_text(spec.solver, spec.settings),
+            "settings": row_text(spec.solver, spec.settings, spec.last),
             "grid": spec.grid,
             "budget": spec.budget,
             "tolerance": spec.settings.get("rtol") if spec.budget is None else None,
