@@ -49,7 +49,7 @@ class Column:
         if self.pairs is None or self.best is None or key not in self.points:
             return False
         p, q = self.keys.index(key), self.keys.index(self.best)
-        return bool(self.valid[p]) and self.pairs.better[p, q] >= 0
+        return bool(self.valid[p] and self.pairs.better[p, q] >= 0)
 
 
 @dataclass(frozen=True, eq=False)
