@@ -10,21 +10,22 @@ from bench.problems.problem import get_problem
 from pretrained.data import load_data
 from pretrained.train import train
 from solvers.errors import UsageError
+from solvers.sde import VP
 
 TOYS = ("mixture", "rings", "checkerboard", "two_moons")
 VECTORS = {
     "name": "tiny-toy",
     "kind": "score",
     "description": "A network for vectors small enough for a test.",
-    "data": {"name": "two_moons", "scale": 1.0, "offset": 0.0},
+    "data": {"name": "mixture", "scale": 1.0, "offset": 0.0},
     "sde": {"name": "vp"},
-    "network": {"name": "mlp", "data_std": 0.7, "width": 32, "blocks": 2},
+    "network": {"name": "mlp", "data_std": 2.9, "width": 32, "blocks": 2},
     "parametrisation": "noise",
     "training": {
         "seed": 0,
-        "steps": 200,
+        "steps": 300,
         "batch": 256,
-        "learning_rate": 0.003,
+        "learning_rate": 0.005,
         "warm_up": 10,
         "ema": 0.95,
         "weighting": "sigma2",
@@ -89,14 +90,17 @@ def test_the_moons_are_half_circles() -> None:
 
 def test_a_network_learns_a_toy_and_its_record_tells_of_no_levels(tmp_path) -> None:
     finished = train(card_of(tmp_path, VECTORS), tmp_path, progress=False)
-    # A network that predicts the best linear answer for unit data would stay near 0.5.
-    assert finished.result.held_out_loss < 0.45
+    # The best linear prediction of the noise leaves a v/(a v + 1), a = exp(2 lam), on each axis of variance v.
+    sde = VP()
+    lam = torch.linspace(float(sde.lam(1e-5)), float(sde.lam(1.0)), 2001, dtype=torch.float64)
+    signal = (2 * lam).exp()[:, None] * torch.linalg.eigvalsh(load_data("mixture", "test").values.double().T.cov())
+    assert finished.result.held_out_loss < (signal / (1 + signal)).mean() - 0.01
     assert finished.result.trained_on.samples == 20_000
     assert finished.result.trained_on.levels is None
     assert finished.result.trained_on.dequantisation is None
 
 
 def test_networks_for_images_refuse_vectors(tmp_path) -> None:
-    network = {"name": "unet", "data_std": 0.7, "width": 8}
-    with pytest.raises(UsageError, match=r"card tiny-toy: data 'two_moons' are vectors, for network 'mlp'; got 'unet'"):
+    network = {"name": "unet", "data_std": 2.9, "width": 8}
+    with pytest.raises(UsageError, match=r"card tiny-toy: data 'mixture' are vectors, for network 'mlp'; got 'unet'"):
         card_of(tmp_path, changed(VECTORS, network=network))

@@ -60,9 +60,7 @@ class Folder(DataSet):
         names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
         chosen = [name for name in names if _is_held_out(name) == (split == "test")]
         if not chosen:
-            rule = (
-                f"{root.absolute()} holds images of both parts, to train on and (about one in {HELD_OUT}) to test with"
-            )
+            rule = f"{root.absolute()} holds images to train on and, about one in {HELD_OUT}, to test with"
             kinds = ", ".join(SUFFIXES)
             raise UsageError("data set 'folder'", rule, f"{len(names)} images", f"Add some; files are taken by {kinds}")
         values, damaged = [], []
@@ -87,8 +85,12 @@ class Folder(DataSet):
             colours = image.convert("RGBA")
         white = Image.new("RGBA", colours.size, "white")
         flat = Image.alpha_composite(white, colours).convert("L" if self.grey else "RGB")
-        square = ImageOps.fit(flat, (self.size, self.size), Image.Resampling.LANCZOS)
-        return torch.from_numpy(np.array(square)).view(self.size, self.size, -1).permute(2, 0, 1).contiguous()
+        side = min(flat.size)
+        left, top = (flat.width - side) // 2, (flat.height - side) // 2
+        # Cut first: a filter given a box still looks beyond it.
+        square = flat.crop((left, top, left + side, top + side))
+        pixels = np.array(square.resize((self.size, self.size), Image.Resampling.LANCZOS))
+        return torch.from_numpy(pixels).view(self.size, self.size, -1).permute(2, 0, 1).contiguous()
 
 
 def _is_held_out(name: str) -> bool:
