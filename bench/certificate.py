@@ -20,6 +20,7 @@ from typing import Any, Literal, cast
 import torch
 
 from bench.behaviour import CLAIMS
+from bench.compare import Comparison
 from bench.certify import LEVELS, SLACK_ODE, doublings, ode_errors, order, slope_of
 from bench.equilibrium import equilibrium
 from bench.problems.gaussian import Gaussian
@@ -31,7 +32,7 @@ from solvers.errors import UsageError
 from solvers.sde import get_sde
 from solvers.solver import AdaptiveSolver, FixedStepSolver, Solver
 
-Comparison = Literal["better", "worse", "undecided"]
+
 Verdict = Literal["pass", "fail", "unresolved", "not claimed"] | Comparison
 
 PROBLEMS: dict[str, type[Gaussian] | type[Mixture2d]] = {"gaussian": Gaussian, "mixture_2d": Mixture2d}

@@ -8,7 +8,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from bench.certificate import FALLS, ORDERS, Comparison, Line
+from bench.certificate import FALLS, ORDERS, Line
+from bench.compare import Comparison
 from bench.check import title
 
 # Certificates that are shown line by line; of more, each has a row.

@@ -51,6 +51,7 @@ def run(
     seed: Annotated[list[int] | None, typer.Option(help="seed instead of the matrix's; repeatable")] = None,
     device: DeviceOption = "auto",
     plugin: PluginOption = None,
+    weights: Annotated[Path | None, typer.Option(help="file of Inception's weights, for FID and its kin")] = None,
 ) -> None:
     """Run a benchmark matrix; finished cells are kept, so a run that was stopped goes on where it was."""
     from bench.environment import ROOT, resolve_device
@@ -60,6 +61,10 @@ def run(
     from pretrained.provenance import commit
 
     plugins = _load_plugins(plugin)
+    if weights is not None:
+        from bench.metrics.extractors import use_weights
+
+        use_weights(weights)
     where = resolve_device(device)
     chosen = load_matrix(matrix).select(problem or (), solver or (), nfe or (), seed or ())
     cells = chosen.cells(str(where))
@@ -247,7 +252,7 @@ def check(
     """Certify solvers: measured order, counted evaluations, invariances; exit code 1 if a claim fails."""
     from bench import check as checking
     from bench.certificate_tables import summary, tables
-    from bench.compare import compared
+    from bench.rivals import compared
     from solvers.registry import parse_solver
 
     plugins = _load_plugins(plugin)

@@ -70,7 +70,7 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
         metrics = record.metrics or dict.fromkeys(_declared(spec.kind, spec.problem), blank)
         rows += [{**cell, "metric": key, **value.model_dump(exclude=UNSHOWN)} for key, value in metrics.items()]
     table = pd.DataFrame(rows)
-    measured = [name for name in MetricValue.model_fields if name not in {"reason", *UNSHOWN}]
+    measured = [name for name in MetricValue.model_fields if name not in {"reason", "flag", *UNSHOWN}]
     numbers = ["budget", "tolerance", *measured, *Cost.model_fields]
     table[numbers] = table.reindex(columns=numbers).astype(float)
     order = [*POINT, "seed"]
