@@ -40,7 +40,7 @@ def get_data_set(name: str, **settings: Any) -> DataSet:
     if name not in DATA_SETS:
         raise unknown_name("load_data", "data set", name, DATA_SETS)
     cls = DATA_SETS[name]
-    defaults = {field.name: field.default for field in fields(cls)}  # type: ignore[arg-type]
+    defaults = {field.name: field.default for field in fields(cls)}
     for key, value in settings.items():
         if key not in defaults:
             raise unknown_name(f"data set {name!r}", "setting", key, defaults)

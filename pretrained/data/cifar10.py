@@ -14,6 +14,10 @@ from pretrained.data.data_set import DataSet, DataSpec
 from pretrained.data.folders import FOLDER_VARIABLE, data_folder
 from solvers.errors import UsageError
 
+PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+ARCHIVE = "cifar-10-python.tar.gz"
+UNPACKED = "cifar-10-batches-py"
+
 
 @dataclass(frozen=True)
 class CIFAR10(DataSet):
@@ -25,10 +29,7 @@ class CIFAR10(DataSet):
     @property
     def is_here(self) -> bool:
         """See :attr:`DataSet.is_here`; the files are not verified."""
-        from torchvision import datasets
-
-        names = (datasets.CIFAR10.base_folder, datasets.CIFAR10.filename)
-        return any((data_folder() / name).exists() for name in names)
+        return any((data_folder() / name).exists() for name in (UNPACKED, ARCHIVE))
 
     @property
     def spec(self) -> DataSpec:
@@ -51,11 +52,9 @@ class CIFAR10(DataSet):
 
 
 def _missing(root: Path, error: Exception) -> UsageError:
-    from torchvision import datasets
-
     rule = f"its files are in {root} with the right MD5 sums, or can be downloaded"
     todo = (
-        f"Put {datasets.CIFAR10.filename} from {datasets.CIFAR10.url}, or the folder {datasets.CIFAR10.base_folder} "
-        f"that is in it, into {root}; {FOLDER_VARIABLE} names another folder"
+        f"Put {ARCHIVE} from {PAGE}, or the folder {UNPACKED} that is in it, into {root}; {FOLDER_VARIABLE} names "
+        "another folder"
     )
     return UsageError("cifar10", rule, " ".join(str(error).split()), todo)

@@ -43,6 +43,7 @@ class ImageData(DataSpec):
     labels: Tensor
 
 
+@dataclass(frozen=True)
 class DataSet(ABC):
     """A data set; a subclass is a frozen dataclass whose fields are its settings.
 
