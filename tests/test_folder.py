@@ -85,12 +85,11 @@ def test_a_picture_taken_upright_is_turned(tmp_path: Path) -> None:
 
 
 def test_damaged_images_are_named(photos: Path) -> None:
-    for k, path in enumerate(sorted(photos.glob("*.png"))[:2]):
+    for k, path in enumerate(photos.rglob("*.png")):
         content = path.read_bytes()
-        path.write_bytes(content[: len(content) // 2] if k else b"not an image")
+        path.write_bytes(content[: len(content) // 2] if k % 2 else b"not an image")
     with pytest.raises(UsageError, match=r"every image below .*photos can be read; got .*\.png \(.*Repair or remove"):
-        for split in ("train", "test"):
-            load_data("folder", split, path=str(photos), size=16)
+        load_data("folder", "train", path=str(photos), size=16)
 
 
 def test_sixteen_bits_are_refused_instead_of_clipped(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """What surrounds the steps of a training: flips, precision, curves and logs, a full disk, several processes."""
 
 import errno
-import json
 import os
 import resource
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from cards import CLASSIFIER, SCORE, card_of, changed, write
+from safetensors.torch import load_file
 
 from pretrained import provenance
 from pretrained.card import Card, load_card
@@ -22,7 +22,7 @@ from pretrained.tasks import build_task
 from pretrained.train import train
 from pretrained.training import precision, run
 from pretrained.training.loop import Loop, learning_rate
-from pretrained.training.processes import Processes
+from pretrained.training.processes import Processes, processes_on
 from pretrained.training.restart import restart_path
 from solvers.errors import UsageError
 
@@ -92,7 +92,8 @@ def test_every_batch_is_dequantised_anew(tmp_path: Path, monkeypatch: pytest.Mon
         place = images.double() * 17 % 1
         assert place.mean().item() == pytest.approx(0.5, abs=4.5 * (1 / 12 / place.numel()) ** 0.5)
         assert place.unique().numel() > 0.9 * place.numel()
-    assert not set(seen[0].flatten().tolist()) & set(seen[1].flatten().tolist()) - {0.0}
+    difference = (seen[0].double() * 17 % 1 - seen[1].double() * 17 % 1).abs()
+    assert difference.mean().item() == pytest.approx(1 / 3, abs=4.5 * (1 / 18 / difference.numel()) ** 0.5)
 
 
 def test_a_gpu_without_bfloat16_trains_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +137,7 @@ def test_the_curve_holds_the_means_of_equal_parts(tmp_path: Path) -> None:
     result = train(card, tmp_path, progress=False).result
     assert len(result.loss_curve) == 50
     assert result.loss_curve == loop.loss_curve()
-    assert result.loss_curve[-1] < 0.8 * result.loss_curve[0]
+    assert result.loss_curve[-1] < 0.95 * result.loss_curve[0]
     assert "loss_curve: [" in (tmp_path / "tiny-score.yaml").read_text()
     short = train(card_of(tmp_path, changed(SCORE, training__steps=3)), tmp_path, progress=False)
     assert len(short.result.loss_curve) == 3
@@ -237,7 +238,7 @@ def test_a_run_that_goes_wrong_keeps_its_last_good_checkpoint(
             self._waiting[-1] = torch.tensor(float("inf"))
         else:
             with torch.no_grad():
-                next(self.network.parameters()).view(-1)[0] = float("nan")
+                next(self.network.parameters()).mul_(float("nan"))
 
     monkeypatch.setattr(Loop, "step", spoil)
     with pytest.raises(UsageError, match=r"train tiny-score: loss and weights must stay finite, step 2"):
@@ -254,7 +255,7 @@ def test_missing_data_are_told_before_anything_is_made(tmp_path: Path) -> None:
 
 def launch(folder: Path, processes: int, *options: str) -> subprocess.CompletedProcess[str]:
     """Train the card of a folder with several CPU processes."""
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = ["--module", "bench", "train", str(folder / "card.yaml"), "--out", str(folder / "out"), "--device", "cpu"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
@@ -264,7 +265,7 @@ def launch(folder: Path, processes: int, *options: str) -> subprocess.CompletedP
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=150,
     )
 
 
@@ -296,6 +297,7 @@ def by_hand(card: Card, count: int) -> list[torch.Tensor]:
     return list(first.average.parameters())
 
 
+@pytest.mark.slow
 def test_two_processes_share_each_batch(tmp_path: Path) -> None:
     """Against the same steps by hand; without dropout, whose draws in one process would not be those of two."""
     content = changed(SCORE, network__dropout=0.0, training__steps=25)
@@ -303,20 +305,26 @@ def test_two_processes_share_each_batch(tmp_path: Path) -> None:
     done = launch(tmp_path, 2, "--minutes", "0")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("--resume goes on") == 1
-    alone = pytest.raises(UsageError, match=r"a run of 2 processes goes on with as many; got 1")
-    with alone:
+    with pytest.raises(UsageError, match=r"a run of 2 processes goes on with as many; got 1"):
         train(card, tmp_path / "out", progress=False, resume=True)
     done = launch(tmp_path, 2, "--resume")
     assert done.returncode == 0, done.stderr
     finished = load_card(tmp_path / "out" / "tiny-score.yaml")
     assert finished.result.processes == 2
-    assert len(json.loads(json.dumps(finished.result.loss_curve))) == 25
-    from safetensors.torch import load_file
-
+    assert len(finished.result.loss_curve) == 25
     weights = load_file(tmp_path / "out" / "tiny-score.safetensors")
     names = [name for name, _ in loop_of(card).average.named_parameters()]
     for name, expected in zip(names, by_hand(card, 2), strict=True):
         torch.testing.assert_close(weights[name], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_without_accelerate_several_processes_are_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(UsageError, match=r"share a run through accelerate; got .*pip install 'scorebench\[gpus\]'"):
+        processes_on(torch.device("cpu"))
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert processes_on(torch.device("cpu")).count == 1
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ HELD_OUT = 5
 class Patches(DataSet):
     """Patches of 3x16x16 pixels of 256 levels, 4 pixels apart inside tiles of 64x64; one tile in five is held out.
 
-    16 224 are to train on, 4 056 to test with. Labels: 0 a temple (``china.jpg``), 1 a flower (``flower.jpg``); each photograph is 427 by
-    640 pixels.
+    16 224 are to train on, 4 056 to test with. Labels: 0 a temple (``china.jpg``), 1 a flower (``flower.jpg``),
+    both of 427 by 640 pixels.
     """
 
     key: ClassVar[str] = "patches"

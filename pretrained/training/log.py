@@ -15,7 +15,7 @@ class Log:
         # Imported here: it takes a second, and training alone needs it.
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=done)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder), purge_step=done + 1)  # type: ignore[no-untyped-call]
 
     def add(self, done: int, **values: float) -> None:
         """Writes values under their names."""
