@@ -4,7 +4,7 @@ A card is a YAML file. Its upper part is the recipe that ``train`` follows; ``re
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, field_serializer, model_validator
@@ -187,8 +187,9 @@ class ScoreCard(Section):
 
     @model_validator(mode="after")
     def _takes_the_data(self) -> Self:
-        """Refuses data that the network does not take."""
-        return _checked(self)
+        """Refuses data that the network or the loop does not take."""
+        _check_data(self)
+        return self
 
     @model_validator(mode="after")
     def _predicts(self) -> Self:
@@ -216,19 +217,16 @@ class ClassifierCard(Section):
 
     @model_validator(mode="after")
     def _takes_the_data(self) -> Self:
-        """Refuses data that the network does not take."""
-        return _checked(self)
+        """Refuses data that the network or the loop does not take."""
+        _check_data(self)
+        return self
 
 
 Card = ScoreCard | ClassifierCard
 KINDS: dict[str, type[ScoreCard] | type[ClassifierCard]] = {"score": ScoreCard, "classifier": ClassifierCard}
 
 
-C = TypeVar("C", ScoreCard, ClassifierCard)
-
-
-def _checked(card: C) -> C:
-    """The card, if its data are what its network and its loop take."""
+def _check_data(card: Card) -> None:
     data = card.data.build().spec
     who = f"card {card.name}"
     if card.training.flip and not data.flip:
@@ -236,7 +234,6 @@ def _checked(card: C) -> C:
         raise UsageError(who, rule, True, "Write flip: false")
     if len(data.shape) != 3 and card.network.name != "mlp":
         raise UsageError(who, f"data {data.name!r} are vectors, for network 'mlp'", card.network.name, "Take 'mlp'")
-    return card
 
 
 def shipped_cards() -> list[str]:

@@ -166,8 +166,10 @@ def held_out_loss(network: nn.Module, card: ScoreCard, repeats: int | None = Non
         x_0 = card.data.scale * draw_values(data.values, data.levels, generator) + card.data.offset
         z = torch.randn(x_0.shape, generator=generator)
         order = torch.randperm(len(t), generator=generator)
-        for part in zip(x_0.split(CHUNK), t[order].split(CHUNK), z.split(CHUNK), strict=True):
-            loss = denoising_loss(process, *(tensor.to(device) for tensor in part), "sigma2", "mean")
+        t = t[order]
+        for first in range(0, len(t), CHUNK):
+            x_part, t_part, z_part = (tensor[first : first + CHUNK].to(device) for tensor in (x_0, t, z))
+            loss = denoising_loss(process, x_part, t_part, z_part, "sigma2", "mean")
             total += loss.sum().item() / (repeats * len(t))
     return total
 
@@ -179,5 +181,6 @@ def accuracy(network: nn.Module, card: ClassifierCard) -> float:
     device = next(network.parameters()).device
     assert data.levels is not None, "a card's classifier takes images"
     images = dequantise(data.values, data.levels, torch.full(data.values.shape, 0.5))
-    predicted = torch.cat([network(part.to(device)).argmax(1).cpu() for part in images.split(CHUNK)])
+    parts = (images[first : first + CHUNK].to(device) for first in range(0, len(images), CHUNK))
+    predicted = torch.cat([network(part).argmax(1).cpu() for part in parts])
     return int((predicted == data.labels).sum()) / len(data.labels)

@@ -15,13 +15,13 @@ class Log:
         # Imported here: it takes a second, and training alone needs it.
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=done + 1)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder), purge_step=done + 1)
 
     def add(self, done: int, **values: float) -> None:
         """Writes values under their names."""
         for name, value in values.items():
-            self._writer.add_scalar(f"training/{name}", value, done)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(f"training/{name}", value, done)
 
     def close(self) -> None:
         """Writes what is still in memory."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()

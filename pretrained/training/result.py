@@ -1,6 +1,5 @@
 """What a finished run writes: its weights, and its card with the result."""
 
-import hashlib
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +32,7 @@ def describe(data: ImageData, flip: bool) -> TrainedOn:
         levels=data.levels,
         dequantisation=None if data.levels is None else "uniform",
         flip=flip,
-        sha256=hashlib.sha256(data.values.numpy()).hexdigest(),
+        sha256=provenance.sha256(data.values.numpy().tobytes()),
     )
 
 
