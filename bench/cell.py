@@ -1,47 +1,24 @@
-"""One cell: solve, time, measure, record."""
+"""One cell: load, measure, record."""
 
-import contextlib
 import inspect
-import statistics
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from bench import environment
-from bench.metrics.metric import Metric, Outcome, get_metric
+from bench.kinds.kind import Cell, failure, get_kind
+from bench.metrics.metric import get_metric
 from bench.problems.problem import Problem, get_problem
-from bench.record import CellSpec, Cost, MetricValue, Record, Status
+from bench.record import CellSpec, Status
 from bench.store import Store
 from pretrained import provenance
 from solvers.errors import DivergenceError
-from solvers.grids import make_grid
-from solvers.process import Evaluations
-from solvers.registry import get_solver, solver_classes
-from solvers.solver import FixedStepSolver, LastStep, Solver, integrate
+from solvers.registry import solver_classes
 
-# Bare calls of the network timed before and after a solve.
-BARE_CALLS = 2
-# Samples of the warm-up, which only has to import and allocate.
-WARM_UP_SAMPLES = 8
 # What a cell came to for good; one that failed otherwise is tried again by the next run.
 SETTLED: tuple[Status, ...] = ("done", "diverged", "skipped")
-# Beyond this many times the start's root mean square a solution has left the data for good.
-DIVERGED = 1e4
-
-
-@dataclass(frozen=True)
-class Solve:
-    """A timed solve: samples, counted evaluations (one entry a chunk), seconds."""
-
-    samples: Tensor
-    evaluations: list[Evaluations]
-    seconds: float
-    peak_memory: int | None
 
 
 @lru_cache(maxsize=2)
@@ -61,14 +38,15 @@ def run_cell(spec: CellSpec, store: Store) -> Path:
         UsageError: the problem cannot be loaded, e.g. its checkpoint is damaged.
     """
     problem, load_seconds = load_problem(spec.problem, spec.device)
-    metrics = [get_metric(name) for name in problem.metrics]
+    kind = get_kind(spec.kind)
+    metrics = [get_metric(name) for name in kind.metrics(type(problem))]
     hashes = problem.hashes | {name: value for metric in metrics for name, value in metric.hashes.items()}
     hashes |= _plugin_hash(spec.solver)
     finished = store.finished(spec)
     if finished is not None and finished.status in SETTLED and finished.hashes == hashes:
         return store.record_path(spec)
     try:
-        record, samples = _measure(spec, problem, metrics, load_seconds)
+        record, samples = kind.measure(Cell(spec, problem, metrics, load_seconds))
     except Exception as error:
         record, samples = failure(spec, _status_of(error), str(error), traceback.format_exc()), None
     return store.write(record.model_copy(update={"hashes": hashes}), samples)
@@ -82,153 +60,7 @@ def _plugin_hash(solver: str) -> dict[str, str]:
     return {f"solver {solver}": provenance.sha256(Path(inspect.getfile(cls)).read_bytes())}
 
 
-def failure(spec: CellSpec, status: Status, reason: str, trace: str | None = None) -> Record:
-    """The record of a cell without a result."""
-    where = environment.environment(torch.device(spec.device))
-    return Record(spec=spec, status=status, reason=reason, traceback=trace, environment=where)
-
-
 def _status_of(error: Exception) -> Status:
     if isinstance(error, DivergenceError):
         return "diverged"
     return "out_of_memory" if isinstance(error, MemoryError | torch.OutOfMemoryError) else "error"
-
-
-def _measure(
-    spec: CellSpec,
-    problem: Problem,
-    metrics: list[Metric],
-    load_seconds: float,
-) -> tuple[Record, Tensor | None]:
-    solver = get_solver(spec.solver, **spec.settings)
-    steps = None
-    if isinstance(solver, FixedStepSolver):
-        assert spec.budget is not None
-        if solver.nfe(1) > spec.budget:
-            reason = f"one step takes {solver.nfe(1)} evaluations, the budget is {spec.budget}"
-            return failure(spec, "skipped", reason), None
-        steps = solver.steps_for(spec.budget)
-    ts = make_grid(spec.grid if steps else "uniform", problem.sde, steps or 1)
-    # No noise in the last step of a stochastic solver on a grid; otherwise the last state is kept.
-    last: LastStep = "mean" if solver.stochastic and not solver.adaptive else "keep"
-    start = problem.prior(spec.n, spec.seed)
-
-    began = environment.now(problem.device)
-    _warm_up(spec, problem, solver, ts, last)
-    warm_up_seconds = environment.now(problem.device) - began
-
-    before = _bare_seconds(problem, spec)
-    solve = _solve(spec, problem, solver, start, ts, last)
-    bare = statistics.median(before + _bare_seconds(problem, spec))
-
-    diverged = _has_diverged(solve.samples, start)
-    began = environment.now(problem.device)
-    values: dict[str, MetricValue] = {}
-    if not diverged:
-        outcome = Outcome(spec, problem, solver, solve.samples.cpu())
-        values = {metric.key: metric.evaluate(outcome) for metric in metrics}
-    metric_seconds = environment.now(problem.device) - began
-
-    record = Record(
-        spec=spec,
-        status="diverged" if diverged else "done",
-        reason=diverged,
-        last=last,
-        cost=_cost(solve, steps, spec.n, bare, load_seconds, warm_up_seconds, metric_seconds),
-        metrics=values,
-        environment=environment.environment(problem.device),
-    )
-    return record, solve.samples.cpu()
-
-
-def _solve(spec: CellSpec, problem: Problem, solver: Solver, start: Tensor, ts: Tensor, last: LastStep) -> Solve:
-    """The timed part: chunks one after the other, nothing else."""
-    size = spec.batch_size or spec.n
-    parts, evaluations = [], []
-    environment.reset_peak_memory(problem.device)
-    began = environment.now(problem.device)
-    for first in range(0, spec.n, size):
-        chunk = start[first : first + size]
-        process = problem.process()
-        brownian = problem.brownian(len(chunk), spec.seed, first) if solver.stochastic else None
-        parts.append(integrate(solver, process, chunk, ts, brownian, last))
-        evaluations.append(process.evaluations)
-    samples = torch.cat(parts)
-    seconds = environment.now(problem.device) - began
-    return Solve(samples, evaluations, seconds, environment.peak_memory(problem.device))
-
-
-def _warm_up(spec: CellSpec, problem: Problem, solver: Solver, ts: Tensor, last: LastStep) -> None:
-    """A short solve of a few samples, on too few steps to be held against the solver; a call of the whole batch."""
-    few = min(spec.n, WARM_UP_SAMPLES)
-    coarse = ts if len(ts) < 4 else ts[[0, len(ts) // 2, -1]]
-    brownian = problem.brownian(few, spec.seed) if solver.stochastic else None
-    with contextlib.suppress(DivergenceError):
-        integrate(solver, problem.process(), problem.prior(few, spec.seed), coarse, brownian, last)
-    _bare_call(problem, spec)()
-
-
-def _bare_call(problem: Problem, spec: CellSpec) -> Callable[[], Tensor]:
-    """The network alone on a batch of the solve's size."""
-    x = problem.prior(min(spec.batch_size or spec.n, spec.n), spec.seed)
-    t = torch.full((len(x),), problem.sde.t_max / 2, dtype=x.dtype, device=x.device)
-    network = problem.process().network
-
-    def call() -> Tensor:
-        with torch.no_grad():
-            return network(x, t)
-
-    return call
-
-
-def _bare_seconds(problem: Problem, spec: CellSpec) -> list[float]:
-    """Seconds a sample of bare calls."""
-    call = _bare_call(problem, spec)
-    rows = min(spec.batch_size or spec.n, spec.n)
-    seconds = []
-    for _ in range(BARE_CALLS):
-        began = environment.now(problem.device)
-        call()
-        seconds.append((environment.now(problem.device) - began) / rows)
-    return seconds
-
-
-def _has_diverged(samples: Tensor, start: Tensor) -> str | None:
-    """Why the samples are of no use, if they are not."""
-    if not bool(samples.isfinite().all()):
-        return "samples are not finite"
-    size, limit = (
-        float(samples.double().square().mean().sqrt()),
-        DIVERGED * float(start.double().square().mean().sqrt()),
-    )
-    return f"root mean square {size:.3g} exceeds {limit:.3g}" if size > limit else None
-
-
-def _cost(
-    solve: Solve,
-    steps: int | None,
-    n: int,
-    bare: float,
-    load_seconds: float,
-    warm_up_seconds: float,
-    metric_seconds: float,
-) -> Cost:
-    calls = sum(e.calls for e in solve.evaluations)
-    rows = sum(e.rows for e in solve.evaluations)
-    network_seconds = rows * bare
-    overhead = solve.seconds - network_seconds
-    return Cost(
-        steps=steps,
-        nfe=rows / n,
-        nfe_max=max(e.most for e in solve.evaluations),
-        forwards=calls,
-        derivative_passes=sum(e.derivative_passes for e in solve.evaluations),
-        seconds=solve.seconds,
-        network_seconds=network_seconds,
-        overhead_seconds=overhead,
-        overhead_per_evaluation=overhead / max(calls, 1),
-        load_seconds=load_seconds,
-        warm_up_seconds=warm_up_seconds,
-        metric_seconds=metric_seconds,
-        peak_memory_bytes=solve.peak_memory,
-    )

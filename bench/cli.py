@@ -69,7 +69,8 @@ def run(
     began = datetime.now(UTC).isoformat(timespec="seconds")
     counts, before = Counter[str](), Counter[str | None]()
     worker = LocalWorker(folder, chosen.timeout_seconds, plugins, _threads())
-    with _told_when_interrupted(), store.lock(), _only_run_on(str(where)), worker, _progress() as progress:
+    kept = _told_when_interrupted("Interrupted: finished cells are kept; the same command goes on.")
+    with kept, store.lock(), _only_run_on(str(where)), worker, _progress() as progress:
         task = progress.add_task("starting", total=len(cells))
         every = max(1, len(cells) // REPORTS)
         for done, spec in enumerate(cells):
@@ -108,7 +109,7 @@ def report(folder: Annotated[Path, typer.Argument(help="folder of a run")]) -> N
 
 @app.command(name="list")
 def list_(
-    what: Annotated[str, typer.Argument(help="problems, solvers, peers, metrics, matrices or checkpoints")],
+    what: Annotated[str, typer.Argument(help="problems, solvers, peers, metrics, kinds, matrices or checkpoints")],
     as_json: Annotated[bool, typer.Option("--json", help="as a JSON list of objects")] = False,
     plugin: PluginOption = None,
 ) -> None:
@@ -137,15 +138,24 @@ def train(
     card: Annotated[str, typer.Argument(help="name of a shipped card, or path of a YAML file")],
     out_folder: Annotated[Path, typer.Option("--out", help="folder for weights and card")] = Path("results/training"),
     device: DeviceOption = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="go on with a run that was stopped or killed")] = False,
+    minutes: Annotated[float | None, typer.Option(min=0, help="stop after so many, to be resumed")] = None,
+    checkpoint_minutes: Annotated[float, typer.Option(min=0, help="minutes between checkpoints")] = 10,
 ) -> None:
-    """Train a checkpoint from its card."""
+    """Train a checkpoint from its card, in one stretch or in several (--minutes, --resume)."""
     from bench.environment import resolve_device
     from pretrained.card import load_card
     from pretrained.train import train as train_card
 
     chosen = load_card(card)
     where = resolve_device(device)
-    train_card(chosen, out_folder, where)
+    with _told_when_interrupted("Interrupted: the same command with --resume goes on from the last checkpoint."):
+        finished = train_card(
+            chosen, out_folder, where, resume=resume, minutes=minutes, checkpoint_minutes=checkpoint_minutes
+        )
+    if finished.result is None:
+        out.print("Stopped before the last step: the same command with --resume goes on.")
+        return
     out.print(f"Weights and card: {out_folder / chosen.name}.safetensors, .yaml", soft_wrap=True)
 
 
@@ -305,13 +315,16 @@ def _board(board: "Leaderboard") -> Table:
 
 
 @contextmanager
-def _told_when_interrupted() -> Iterator[None]:
-    """Ctrl-C ends a run with a word on what is kept (typer would end it without)."""
+def _told_when_interrupted(text: str) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end a run with a word on what is kept (typer would end it without)."""
     try:
         yield
     except KeyboardInterrupt:
-        err.print("Interrupted: finished cells are kept; the same command goes on.")
+        err.print(text)
         raise typer.Exit(130) from None
+    except SystemExit:
+        err.print(text)
+        raise
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from bench.cell import failure, run_cell
+from bench.cell import run_cell
+from bench.kinds.kind import failure, kind_classes
 from bench.metrics.metric import metric_classes
 from bench.problems.problem import problem_classes
 from bench.record import CellSpec, Status
@@ -111,7 +112,7 @@ def _work(connection: "Connection[Any, Any]", parent: int, folder: str, plugins:
     for plugin in plugins:
         load_plugin(plugin)
     store = Store(Path(folder))
-    for menu in (solver_classes, problem_classes, metric_classes):
+    for menu in (solver_classes, problem_classes, metric_classes, kind_classes):
         menu()
     connection.send("ready")
     while True:

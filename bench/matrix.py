@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from bench.kinds.kind import kind_classes
 from bench.problems.problem import problem_classes
 from bench.record import CellSpec
 from pretrained.yaml_model import read_mapping, validate
@@ -111,6 +112,7 @@ class Matrix(_Section):
         seeds: seeds of start and noise; a seed's samples and paths are shared by all solvers and budgets.
         budgets: network evaluations a sample.
         grids: every fixed-step solver runs on each.
+        kinds: what is computed of each, see :mod:`bench.kinds`.
         recommended_grids: whether a solver that declares a grid of its own gets a row on it as well.
         timeout_seconds: a cell that takes longer is killed and recorded as such.
         problems, solvers: what is crossed.
@@ -121,12 +123,21 @@ class Matrix(_Section):
     seeds: Seeds
     budgets: Budgets
     grids: Names = ["log_snr"]
+    kinds: Names = ["sampling"]
     recommended_grids: bool = True
     timeout_seconds: PositiveFloat = 600.0
     problems: Annotated[list[ProblemEntry], Field(min_length=1)]
     solvers: Annotated[list[SolverEntry], Field(min_length=1)]
 
     _grids = field_validator("grids")(_known_grids)
+
+    @field_validator("kinds")
+    @classmethod
+    def _known_kinds(cls, kinds: list[str]) -> list[str]:
+        for kind in kinds:
+            if kind not in kind_classes():
+                raise unknown_name("matrix", "kind", kind, kind_classes())
+        return kinds
 
     @field_validator("problems")
     @classmethod
@@ -168,7 +179,9 @@ class Matrix(_Section):
                 seed=seed,
                 device=device,
                 batch_size=None if solver.batch_coupled else problem.batch_size,
+                kind=kind,
             )
+            for kind in self.kinds
             for settings, grid, budget in rows
             for seed in self.seeds
         ]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from bench.kinds.kind import kind_classes
 from bench.matrix import load_matrix, matrix_names
 from bench.metrics.metric import metric_classes
 from bench.problems.problem import problem_classes
@@ -60,6 +61,11 @@ def metrics() -> Rows:
         {"name": name, "label": cls.label, "unit": cls.unit, "direction": cls.direction, "reference": cls.reference}
         for name, cls in metric_classes().items()
     ]
+
+
+def kinds() -> Rows:
+    """Kinds of cells."""
+    return [{"name": name, "summary": cls.summary} for name, cls in kind_classes().items()]
 
 
 def matrices() -> Rows:
@@ -124,6 +130,7 @@ MENUS: dict[str, tuple[Callable[[], Rows], list[str]]] = {
     "solvers": (solvers, ["name", "family", "order", "evaluations per step", "recommended grid"]),
     "peers": (peers, ["name", "claim"]),
     "metrics": (metrics, ["name", "label", "unit", "direction"]),
+    "kinds": (kinds, ["name", "summary"]),
     "matrices": (matrices, ["name", "cells", "description"]),
     "checkpoints": (checkpoints, ["name", "kind", "data", "parameters", "final loss", "where"]),
 }

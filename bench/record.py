@@ -28,6 +28,7 @@ class CellSpec(_Section):
         seed: seed of start and noise.
         device: ``cpu``, ``cuda`` or ``cuda:i``.
         batch_size: samples a chunk; None for all at once.
+        kind: what is computed, see :mod:`bench.kinds`.
     """
 
     problem: str
@@ -39,15 +40,19 @@ class CellSpec(_Section):
     seed: int
     device: str
     batch_size: int | None = None
+    kind: str = "sampling"
 
     @property
     def name(self) -> str:
         """File stem: readable, and unique by a hash of all fields."""
-        content = json.dumps(self.model_dump(), sort_keys=True).encode()
+        # The kind came later: cells of sampling keep the names they had.
+        sampling = self.kind == "sampling"
+        content = json.dumps(self.model_dump(exclude={"kind"} if sampling else None), sort_keys=True).encode()
         effort = f"nfe{self.budget}" if self.budget else f"tol{self.settings['rtol']:g}"
         digest = hashlib.sha256(content).hexdigest()[:10]
         solver = self.solver.replace(":", "-")
-        return f"{self.problem}-{solver}-{self.grid}-{effort}-seed{self.seed}-{digest}"
+        kind = "" if sampling else f"-{self.kind}"
+        return f"{self.problem}{kind}-{solver}-{self.grid}-{effort}-seed{self.seed}-{digest}"
 
 
 class MetricValue(_Section):
@@ -60,6 +65,7 @@ class MetricValue(_Section):
         reason: why there is no value.
         own_nfe, own_seconds: where the value comes of a solve of its own, what that took: network evaluations a sample
             (a likelihood's with a derivative pass each), seconds.
+        replicates: the value without one block of samples at a time (``bench.metrics.metric.replicates``).
     """
 
     value: float | None = None
@@ -68,6 +74,7 @@ class MetricValue(_Section):
     reason: str | None = None
     own_nfe: float | None = None
     own_seconds: float | None = None
+    replicates: tuple[float, ...] | None = None
 
 
 class Cost(_Section):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench.kinds.kind import KINDS
 from bench.metrics.metric import metric_classes
 from bench.problems.problem import problem_classes
 from bench.record import Cost, MetricValue, Record
@@ -16,6 +17,9 @@ from solvers.registry import solver_classes
 
 ROW = ["problem", "metric", "solver", "settings", "grid"]
 POINT = [*ROW, "budget", "tolerance"]
+
+# Of a value, what comparisons alone have a use for.
+UNSHOWN = {"replicates"}
 
 # Two values differ when they lie this many standard errors of their difference apart (95 %, two-sided, unpaired).
 SEPARATE = 1.96
@@ -44,6 +48,7 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
             raise unknown_name(f"record {spec.name}", "problem", spec.problem, problem_classes())
         cell = {
             "problem": spec.problem,
+            "kind": spec.kind,
             "solver": spec.solver,
             "settings": settings_text(spec.solver, spec.settings),
             "grid": spec.grid,
@@ -62,10 +67,10 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
             "date": where.date,
         }
         blank = MetricValue(reason=f"{record.status}: {record.reason or ''}")
-        metrics = record.metrics or dict.fromkeys(problem_classes()[spec.problem].metrics, blank)
-        rows += [{**cell, "metric": key, **value.model_dump()} for key, value in metrics.items()]
+        metrics = record.metrics or dict.fromkeys(_declared(spec.kind, spec.problem), blank)
+        rows += [{**cell, "metric": key, **value.model_dump(exclude=UNSHOWN)} for key, value in metrics.items()]
     table = pd.DataFrame(rows)
-    measured = [name for name in MetricValue.model_fields if name != "reason"]
+    measured = [name for name in MetricValue.model_fields if name not in {"reason", *UNSHOWN}]
     numbers = ["budget", "tolerance", *measured, *Cost.model_fields]
     table[numbers] = table.reindex(columns=numbers).astype(float)
     order = [*POINT, "seed"]
@@ -78,6 +83,11 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
             "Give runs that differ in n, device or batch size folders of their own",
         )
     return table[order + [c for c in table if c not in order]].sort_values(order, ignore_index=True)
+
+
+def _declared(kind: str, problem: str) -> tuple[str, ...]:
+    """The metrics of a kind of cell on a problem, in the order of declaration."""
+    return KINDS.find(kind).metrics(problem_classes()[problem])
 
 
 def summary_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -176,7 +186,8 @@ def leaderboards(table: pd.DataFrame) -> list[Leaderboard]:
     found = []
     for problem, part in table.groupby("problem", sort=False):
         taken = set(part.metric)
-        for metric in (m for m in problem_classes()[str(problem)].metrics if m in taken):
+        declared = (metric for kind in part.kind.unique() for metric in _declared(kind, str(problem)))
+        for metric in (m for m in declared if m in taken):
             points = summary[(summary.problem == problem) & (summary.metric == metric)]
             if points.budget.notna().any() or points.nfe.notna().any():
                 found.append(_leaderboard(str(problem), str(metric), points, part))

@@ -14,7 +14,7 @@ from torch import nn
 
 from pretrained import provenance
 from pretrained.card import CARDS, Card, ClassifierCard, ScoreCard, load_card, shipped_cards
-from pretrained.data import load_data
+from pretrained.data import get_data_set
 from pretrained.importers import song
 from pretrained.networks.classifier import Classifier
 from pretrained.networks.precondition import Preconditioned
@@ -102,7 +102,7 @@ def load(name: str, device: torch.device | str = "cpu", folder: Path | None = No
     card, weights = _files(name, folder)
     if not isinstance(card, ScoreCard):
         raise _wrong_kind("load", name, card, "score", "load_features")
-    data = load_data(card.data.name, "train")
+    data = get_data_set(card.data.name).spec
     network, sha256 = _restore(card, weights, device)
     return Checkpoint(network, card.sde.build(), card.parametrisation, data.shape, data.levels, card, sha256)
 
@@ -153,7 +153,7 @@ def _restore(card: Card, path: Path, device: torch.device | str) -> tuple[nn.Mod
         raise UsageError(who, f"{path} must have the hash {card.result.sha256} of its card", sha256, todo)
     # The weights overwrite the initialisation, which must leave no trace in the global generator.
     with torch.random.fork_rng(devices=[]):
-        network = build_network(card, load_data(card.data.name, "train"))
+        network = build_network(card, get_data_set(card.data.name).spec)
     network.load_state_dict(parse_weights(content))
     return network.to(device).eval().requires_grad_(False), sha256
 

@@ -11,7 +11,7 @@ import torch
 from records import cell, compute
 from torch import Tensor
 
-from bench import cell as cells
+from bench.kinds import sampling as cells
 from bench.matrix import load_matrix
 from bench.problems.gaussian import Gaussian
 from bench.record import Record
@@ -272,7 +272,7 @@ def stamp(record: Record, folder: Path) -> int:
 def test_a_settled_cell_is_not_computed_again(budget: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = compute(cell("heun", budget=budget), tmp_path)
     before = stamp(first, tmp_path)
-    monkeypatch.setattr(cells, "_measure", lambda *a: pytest.fail("computed again"))
+    monkeypatch.setattr(cells.Sampling, "measure", lambda *a: pytest.fail("computed again"))
     assert compute(first.spec, tmp_path) == first
     assert stamp(first, tmp_path) == before
 

@@ -208,7 +208,7 @@ CARDS: dict[str, dict[str, Any]] = {
     "velocity": {
         "network": MLP_OF_DIGITS | {"width": 128, "precondition": False},
         "parametrisation": "velocity",
-        "training": TRAINING | {"steps": 100},
+        "training": TRAINING | {"steps": 200, "learning_rate": 0.003},
     },
     "unet": {"network": {"name": "unet", "data_std": 0.8, "width": 8, "attention": [4]}},
     "unet with classes": {"network": {"name": "unet", "data_std": 0.8, "width": 8, "class_conditional": True}},

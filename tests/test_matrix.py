@@ -149,6 +149,7 @@ def test_names_are_unique_and_of_their_spec_alone(quick: list[CellSpec]) -> None
         {"seed": 1},
         {"device": "cuda"},
         {"batch_size": 2},
+        {"kind": "likelihood"},
     ],
 )
 def test_every_field_of_a_spec_is_in_its_name(change: dict[str, Any]) -> None:
@@ -392,3 +393,19 @@ def test_any_matrix_survives_its_file_and_expands_to_its_product(content: dict[s
             expected += (len(grids) + extra) * len(budgets)
     assert len(cells) == expected * len(content["seeds"])
     assert {cell.seed for cell in cells} == set(content["seeds"])
+
+
+def test_every_kind_crosses_the_whole_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.matrix.kind_classes", lambda: {"sampling": None, "other": None})
+    both = matrix(kinds=["sampling", "other"]).cells("cpu")
+    by_kind = {
+        kind: {cell.model_copy(update={"kind": ""}).name for cell in both if cell.kind == kind}
+        for kind in ("sampling", "other")
+    }
+    assert by_kind["sampling"] == by_kind["other"]
+    assert len({cell.name for cell in both}) == 2 * len(by_kind["other"])
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="no kind 'samplin'; did you mean 'sampling'"):
+        matrix(kinds=["samplin"])

@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.metrics import bits_per_dim as likelihood
 from bench.metrics.bits_per_dim import IMAGES, BitsPerDim, BitsPerDimError
 from bench.metrics.frechet import EXTRACTOR, FdDigits, Images, digit_features, frechet
-from bench.metrics.metric import BLOCKS, Outcome, get_metric, jackknife, metric_classes
+from bench.metrics.metric import BLOCKS, Outcome, get_metric, jackknife, measured, metric_classes, replicates
 from bench.metrics.pathwise import PathwiseRmse, root_mean_square
 from bench.metrics.wasserstein import GaussianW2, SlicedW2, gaussian_w2, sliced_w2
 from bench.problems.digits import Digits
@@ -182,8 +182,32 @@ def test_jackknife_of_a_mean_is_its_standard_error() -> None:
     a, b = normal(1000, 1), torch.zeros(1000, 1, dtype=torch.float64)
     error = jackknife(lambda x, y: float((x - y).mean()), a, b)
     blocks = a[:, 0].reshape(BLOCKS, -1).mean(1)
-    assert error == pytest.approx(float(blocks.std()) / BLOCKS**0.5, rel=1e-9), "blocks of 100 in order"
+    assert error == pytest.approx(float(blocks.std()) / BLOCKS**0.5, rel=1e-9), "blocks of 50 in order"
     assert error == pytest.approx(1 / 1000**0.5, rel=0.5)
+
+
+def test_a_measured_value_carries_the_replicates_behind_its_error() -> None:
+    a, b = normal(43, 2), normal(43, 2, seed=1)
+    value = measured(sliced_w2, a, b, floor=0.1)
+    assert (value.value, value.floor) == (sliced_w2(a, b), 0.1)
+    assert value.replicates is not None
+    assert len(value.replicates) == BLOCKS == 20
+    kept = [i for i in range(43) if i * 20 // 43 != 7]
+    assert value.replicates[7] == sliced_w2(a[kept], b[kept]), "the same samples of both are left out"
+    spread = np.var(value.replicates) * 19
+    assert value.standard_error == pytest.approx(math.sqrt(spread), rel=1e-12)
+    assert len(replicates(lambda x: float(x.mean()), a[:7])) == 7, "a block a sample where there are few"
+
+
+@pytest.mark.parametrize("metric", [PathwiseRmse, GaussianW2])
+def test_replicates_of_cells_of_a_seed_pair(metric: Any) -> None:
+    """Two cells whose samples differ in one block alone share the replicate that lacks it, and no other."""
+    problem = Gaussian()
+    start = problem.prior(60, 0)
+    other = start.clone()
+    other[3:6] += 1
+    one, two = (metric().evaluate(outcome(problem, x)).replicates for x in (start, other))
+    assert [a == b for a, b in zip(one, two, strict=True)] == [k == 1 for k in range(20)]
 
 
 # Floors.

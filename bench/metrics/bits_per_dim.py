@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.environment import now
-from bench.metrics.metric import Metric, Outcome, register_metric
+from bench.metrics.metric import Metric, Outcome, register_metric, replicates
 from bench.problems.digits import Digits
 from bench.record import MetricValue
 from pretrained.data import dequantise
@@ -103,7 +103,9 @@ class BitsPerDim(_OwnLikelihood):
 
     def _value(self, bits: Tensor, converged: Tensor) -> MetricValue:
         error = float(bits.std()) / IMAGES**0.5
-        return MetricValue(value=float(bits.mean()), standard_error=error, floor=float(converged.mean()))
+        left = replicates(lambda kept: float(kept.mean()), bits)
+        floor = float(converged.mean())
+        return MetricValue(value=float(bits.mean()), standard_error=error, floor=floor, replicates=left)
 
 
 @register_metric
@@ -119,4 +121,6 @@ class BitsPerDimError(_OwnLikelihood):
 
     def _value(self, bits: Tensor, converged: Tensor) -> MetricValue:
         difference = bits - converged
-        return MetricValue(value=abs(float(difference.mean())), standard_error=float(difference.std()) / IMAGES**0.5)
+        error = float(difference.std()) / IMAGES**0.5
+        left = replicates(lambda kept: abs(float(kept.mean())), difference)
+        return MetricValue(value=abs(float(difference.mean())), standard_error=error, replicates=left)

@@ -9,7 +9,7 @@ from torch_fidelity import FeatureExtractorBase, register_feature_extractor
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.utils import create_feature_extractor, get_featuresdict_from_dataset
 
-from bench.metrics.metric import Metric, Outcome, jackknife, register_metric
+from bench.metrics.metric import Metric, Outcome, measured, register_metric
 from bench.problems.digits import Digits
 from bench.problems.problem import Problem
 from bench.record import MetricValue
@@ -112,8 +112,5 @@ class FdDigits(Metric):
         assert isinstance(problem, Digits)
         levels = quantise((outcome.samples.float() - problem.offset) / problem.scale, problem.levels)
         features, reference = digit_features(levels), _reference_features(problem, n, seed, 0)
-        return MetricValue(
-            value=frechet(features, reference),
-            standard_error=jackknife(frechet, features, reference),
-            floor=frechet(_reference_features(problem, n, seed, 1), reference),
-        )
+        floor = frechet(_reference_features(problem, n, seed, 1), reference)
+        return measured(frechet, features, reference, floor=floor)

@@ -1,7 +1,7 @@
 """Metrics: what they declare, what they see, and the menu of them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -59,8 +59,11 @@ METRICS: Registry[Metric] = Registry("metric", "bench.metrics")
 register_metric = METRICS.register
 metric_classes = METRICS.classes
 
-# Blocks of the delete-a-block jackknife behind standard errors.
-BLOCKS = 10
+# Of one sample or several of equal size.
+Statistic = Callable[..., float]
+
+# Blocks that samples fall into, for the jackknife behind standard errors and verdicts.
+BLOCKS = 20
 
 
 def get_metric(name: str) -> Metric:
@@ -72,16 +75,37 @@ def get_metric(name: str) -> Metric:
     return METRICS.find(name)()
 
 
-def jackknife(statistic: Callable[[Tensor, Tensor], float], samples: Tensor, reference: Tensor) -> float:
-    """Standard error of a statistic of two samples of equal size, by leaving out one block of both at a time.
+def measured(statistic: Statistic, *samples: Tensor, floor: float | None = None) -> MetricValue:
+    """A statistic of samples of equal size as a record's value, with its replicates and their standard error.
 
-    se^2 = (K - 1)/K sum_k (theta_k - mean theta)^2, K = min(10, n) (Efron & Tibshirani 1993, sec. 11.5).
+    The one way to record a statistic: verdicts between cells rest on the replicates (``docs/statistics.md``).
     """
-    values = []
-    blocks = min(BLOCKS, len(samples))
-    block = torch.arange(len(samples)) * blocks // len(samples)
-    for k in range(blocks):
-        kept = block != k
-        values.append(statistic(samples[kept], reference[kept]))
+    found = replicates(statistic, *samples)
+    return MetricValue(value=statistic(*samples), standard_error=jackknife_error(found), floor=floor, replicates=found)
+
+
+def replicates(statistic: Statistic, *samples: Tensor) -> tuple[float, ...]:
+    """The statistic of what is left when one block of the samples is taken away, a value a block.
+
+    Block k holds the samples i with floor(i K / n) = k, of each of the samples at once, K = min(20, n). The blocks
+    depend on n alone: replicate k of any two cells of one seed lacks the same starts, paths and references, so that
+    the replicates of their difference are the differences of their replicates.
+    """
+    n = len(samples[0])
+    blocks = min(BLOCKS, n)
+    block = torch.arange(n) * blocks // n
+    return tuple(statistic(*(sample[block != k] for sample in samples)) for k in range(blocks))
+
+
+def jackknife_error(values: Sequence[float]) -> float:
+    """Standard error from the replicates theta_k of K blocks.
+
+    se^2 = (K - 1)/K sum_k (theta_k - mean theta)^2 (Efron & Tibshirani 1993, sec. 11.5).
+    """
     theta = torch.tensor(values, dtype=torch.float64)
-    return float(((blocks - 1) / blocks * (theta - theta.mean()).square().sum()).sqrt())
+    return float(((len(theta) - 1) / len(theta) * (theta - theta.mean()).square().sum()).sqrt())
+
+
+def jackknife(statistic: Statistic, *samples: Tensor) -> float:
+    """Standard error alone of a statistic of samples of equal size, for values that are not compared."""
+    return jackknife_error(replicates(statistic, *samples))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.metrics.metric import Metric, Outcome, jackknife, register_metric
+from bench.metrics.metric import Metric, Outcome, measured, register_metric
 from bench.problems.problem import Problem
 from bench.record import MetricValue
 
@@ -72,11 +72,8 @@ class _AgainstReference(Metric):
     def evaluate(self, outcome: Outcome) -> MetricValue:
         spec, distance = outcome.spec, type(self).distance
         samples, reference = outcome.samples.double(), outcome.problem.reference(spec.n, spec.seed, 0).double()
-        return MetricValue(
-            value=distance(samples, reference),
-            standard_error=jackknife(distance, samples, reference),
-            floor=_floor(distance, outcome.problem, spec.n, spec.seed),
-        )
+        floor = _floor(distance, outcome.problem, spec.n, spec.seed)
+        return measured(distance, samples, reference, floor=floor)
 
 
 @register_metric

@@ -109,6 +109,7 @@ class ClassifierSettings(Section):
     width: Count
     features: Count
     dropout: Fraction
+    halvings: Count = 1
 
 
 ScoreNetworkSettings = Annotated[

@@ -1,0 +1,1 @@
+"""Kinds of cells, one a file."""
