@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, f
 
 from bench.kinds.kind import kind_classes
 from bench.problems.problem import problem_classes
+from bench.recipe import Recipe
 from bench.record import CellSpec
 from pretrained.yaml_model import read_mapping, validate
 from solvers.errors import UsageError, unknown_name
@@ -103,6 +104,22 @@ class SolverEntry(_Section):
             raise UsageError(f"solver {self.name}", "tolerances are swept", ", ".join(sorted(given)), todo)
 
 
+class ObjectiveEntry(_Section):
+    """An objective of a matrix, for cells of kind ``training``.
+
+    Attributes:
+        name: key of the objective.
+        settings: its own and the recipe's, see :class:`bench.recipe.Recipe`.
+    """
+
+    name: str
+    settings: dict[str, Any] = {}
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Refuses an unknown objective or setting when the matrix is read."""
+        Recipe.of(self.name, self.settings)
+
+
 class Matrix(_Section):
     """A benchmark matrix.
 
@@ -115,7 +132,7 @@ class Matrix(_Section):
         kinds: what is computed of each, see :mod:`bench.kinds`.
         recommended_grids: whether a solver that declares a grid of its own gets a row on it as well.
         timeout_seconds: a cell that takes longer is killed and recorded as such.
-        problems, solvers: what is crossed.
+        problems, solvers, objectives: what is crossed; a kind of cell crosses problems with one of the others.
     """
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
@@ -127,7 +144,8 @@ class Matrix(_Section):
     recommended_grids: bool = True
     timeout_seconds: PositiveFloat = 600.0
     problems: Annotated[list[ProblemEntry], Field(min_length=1)]
-    solvers: Annotated[list[SolverEntry], Field(min_length=1)]
+    solvers: list[SolverEntry] = []
+    objectives: list[ObjectiveEntry] = []
 
     _grids = field_validator("grids")(_known_grids)
 
@@ -148,11 +166,22 @@ class Matrix(_Section):
                 raise UsageError("matrix", "a problem is listed once", name, "Give the second a matrix of its own")
         return problems
 
+    @model_validator(mode="after")
+    def _nothing_is_crossed_with_nothing(self) -> Self:
+        crossed = {kind_classes()[kind].crosses for kind in self.kinds}
+        for name in ("solvers", "objectives"):
+            if (name in crossed) != bool(getattr(self, name)):
+                rule = f"{name} are listed where a kind of cell crosses them"
+                todo = f"List some, or choose another kind: {', '.join(kind_classes())}"
+                raise UsageError(f"matrix {self.name}", rule, ", ".join(self.kinds), todo)
+        return self
+
     def cells(self, device: str) -> list[CellSpec]:
         """The cells, problem by problem, in a fixed random order within one: repeats of a solver lie apart in time."""
         found = []
         for problem in self.problems:
             group = [spec for entry in self.solvers for spec in self._row_cells(problem, entry, device)]
+            group += [spec for entry in self.objectives for spec in self._training_cells(problem, entry, device)]
             random.Random(0).shuffle(group)
             found += group
         # A seed, budget or entry given twice is one cell.
@@ -182,7 +211,27 @@ class Matrix(_Section):
                 kind=kind,
             )
             for kind in self.kinds
+            if kind_classes()[kind].crosses == "solvers"
             for settings, grid, budget in rows
+            for seed in self.seeds
+        ]
+
+    def _training_cells(self, problem: ProblemEntry, entry: ObjectiveEntry, device: str) -> list[CellSpec]:
+        return [
+            CellSpec(
+                problem=problem.name,
+                n=problem.n,
+                solver=entry.name,
+                settings=entry.settings,
+                grid=Recipe.of(entry.name, entry.settings).times.law,
+                budget=budget,
+                seed=seed,
+                device=device,
+                kind=kind,
+            )
+            for kind in self.kinds
+            if kind_classes()[kind].crosses == "objectives"
+            for budget in problem.budgets or self.budgets
             for seed in self.seeds
         ]
 

@@ -159,22 +159,23 @@ def held_out_loss(network: nn.Module, card: ScoreCard, repeats: int | None = Non
         card: its card.
         repeats: noise levels, dequantisations and noises per image; without it, as many as make about 6000 draws.
     """
-    data = load_data(card.data.name, "test")
+    images = load_data(card.data.name, "test")
     sde = card.sde.build()
     device = next(network.parameters()).device
     process = ReverseProcess(sde, network, card.parametrisation)
     generator = torch.Generator().manual_seed(0)
     total = 0.0
-    repeats = repeats or max(1, round(HELD_OUT_DRAWS / len(data.values)))
+    repeats = repeats or max(1, round(HELD_OUT_DRAWS / len(images.values)))
     for _ in range(repeats):
-        uniform = stratify(torch.rand(len(data.values), generator=generator))
+        uniform = stratify(torch.rand(len(images.values), generator=generator))
         t = LogSNR().draw(sde, uniform, card.t_min)
-        v = dequantise(data.values, data.levels, _rand_like(data.values, generator))
+        v = dequantise(images.values, images.levels, _rand_like(images.values, generator))
         x_0 = card.data.scale * v + card.data.offset
         z = torch.randn(x_0.shape, generator=generator)
         order = torch.randperm(len(t), generator=generator)
-        for part in zip(x_0.split(CHUNK), t[order].split(CHUNK), z.split(CHUNK), strict=True):
-            loss = Denoising().loss(process, *(tensor.to(device) for tensor in part), generator)
+        for first in range(0, len(t), CHUNK):
+            data, times, noise = (part[first : first + CHUNK].to(device) for part in (x_0, t[order], z))
+            loss = Denoising().loss(process, data, times, noise, generator)
             total += loss.sum().item() / (repeats * len(t))
     return total
 

@@ -37,10 +37,12 @@ class Kind(ABC):
     Attributes:
         key: value of ``kind`` in matrices and records.
         summary: one line for lists.
+        crosses: the list of a matrix, ``solvers`` or ``objectives``, whose entries the problems are crossed with.
     """
 
     key: ClassVar[str]
     summary: ClassVar[str]
+    crosses: ClassVar[str] = "solvers"
 
     @classmethod
     @abstractmethod

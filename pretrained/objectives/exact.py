@@ -34,5 +34,6 @@ class Exact(Objective):
         noise = process.noise(x, t)
         total = noise.flatten(1).sum(0)
         rows = (torch.autograd.grad(column, x, create_graph=True)[0].flatten(1)[:, i] for i, column in enumerate(total))
+        process.evaluations.derivative_passes += dimension
         divergence = torch.stack(list(rows)).sum(0)
         return inner(noise, noise) - 2 * process.sde.sigma(t).to(x.dtype) * divergence + dimension

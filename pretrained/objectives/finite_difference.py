@@ -57,7 +57,9 @@ class FiniteDifference(Objective):
             v = draw_directions(self.directions, x, generator)
             step = expand(self.distance * sigma, x) * v
             total = total + (
-                self._by_noise(process, x, t, v, step) if energy is None else self._by_energy(energy, x, t, step)
+                self._by_noise(process, x, t, v, step)
+                if energy is None
+                else self._by_energy(process, energy, x, t, step)
             )
         return total / self.count + x[0].numel()
 
@@ -67,7 +69,9 @@ class FiniteDifference(Objective):
         square = inner(middle, middle) if self.variance_reduced else inner(v, middle).square()
         return square - inner(v, ahead - behind) / self.distance
 
-    def _by_energy(self, energy: Energy, x: Tensor, t: Tensor, step: Tensor) -> Tensor:
-        ahead, behind, here = energy(torch.cat([x + step, x - step, x]), torch.cat([t, t, t]).to(x.dtype)).chunk(3)
+    def _by_energy(self, process: ReverseProcess, energy: Energy, x: Tensor, t: Tensor, step: Tensor) -> Tensor:
+        points = torch.cat([x + step, x - step, x])
+        ahead, behind, here = energy(points, torch.cat([t, t, t]).to(x.dtype)).chunk(3)
+        process.evaluations.count(len(points), None)
         first, second = (ahead - behind) / 2, ahead + behind - 2 * here
         return (first.square() - 2 * second) / self.distance**2

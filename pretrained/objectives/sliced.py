@@ -43,6 +43,7 @@ class Sliced(Objective):
             v = draw_directions(self.directions, x, generator)
             projected = inner(v, noise)
             (slope,) = torch.autograd.grad(projected.sum(), x, create_graph=True)
+            process.evaluations.derivative_passes += 1
             total = total - 2 * sigma * inner(v, slope)
             if not self.variance_reduced:
                 total = total + projected.square()
