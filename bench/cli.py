@@ -23,7 +23,7 @@ from rich.table import Table
 from solvers.errors import UsageError
 
 if TYPE_CHECKING:
-    from bench.tables import Leaderboard
+    from bench.leaderboard import Leaderboard
 
 app = typer.Typer(
     help="Benchmarks of numerical solvers for score-based generative models.",
@@ -51,6 +51,7 @@ def run(
     seed: Annotated[list[int] | None, typer.Option(help="seed instead of the matrix's; repeatable")] = None,
     device: DeviceOption = "auto",
     plugin: PluginOption = None,
+    weights: Annotated[Path | None, typer.Option(help="file of Inception's weights, for FID and its kin")] = None,
 ) -> None:
     """Run a benchmark matrix; finished cells are kept, so a run that was stopped goes on where it was."""
     from bench.environment import ROOT, resolve_device
@@ -60,6 +61,10 @@ def run(
     from pretrained.provenance import commit
 
     plugins = _load_plugins(plugin)
+    if weights is not None:
+        from bench.metrics.extractors import use_weights
+
+        use_weights(weights)
     where = resolve_device(device)
     chosen = load_matrix(matrix).select(problem or (), solver or (), nfe or (), seed or ())
     cells = chosen.cells(str(where))
@@ -95,8 +100,8 @@ def run(
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="folder of a run")]) -> None:
     """Render tables, figures and report of a run, and print its leaderboard."""
+    from bench.leaderboard import LEGEND
     from bench.report import write_report
-    from bench.tables import LEGEND
 
     written = write_report(folder)
     for board in written.boards:
@@ -105,6 +110,68 @@ def report(folder: Annotated[Path, typer.Argument(help="folder of a run")]) -> N
     out.print(f"\n{LEGEND} Standard errors: {folder / 'tables' / 'leaderboard.md'}.", markup=False, highlight=False)
     places = f"\nTables:  {folder / 'tables'}\nFigures: {folder / 'figures'}\nReport:  {written.page}"
     out.print(places, soft_wrap=True, markup=False)
+
+
+@app.command()
+def likelihood(
+    checkpoint: Annotated[str, typer.Argument(help="name of a checkpoint, see `list checkpoints`")],
+    data: Annotated[str, typer.Option(help="split of its data: test or train")] = "test",
+    solver: Annotated[str, typer.Option(help="ODE solver, name or name?setting=value")] = "dpmpp_3m",
+    nfe: Annotated[int, typer.Option(min=1, help="evaluations a dequantised image, for fixed steps")] = 50,
+    grid: Annotated[str, typer.Option(help="for fixed steps")] = "log_snr",
+    n: Annotated[int | None, typer.Option(min=2, help="images, the first of the split [all]")] = None,
+    draws: Annotated[int, typer.Option(min=1, help="dequantisations of an image")] = 2,
+    probes: Annotated[int, typer.Option(min=1, help="Hutchinson probes of a draw")] = 2,
+    law: Annotated[str, typer.Option(help="of the probes: rademacher or gaussian")] = "rademacher",
+    seed: Annotated[int, typer.Option(min=0, help="of dequantisation and probes")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="images solved at once")] = 256,
+    folder: Annotated[Path | None, typer.Option(help="of a checkpoint trained here")] = None,
+    device: DeviceOption = "auto",
+    plugin: PluginOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="as a JSON object")] = False,
+) -> None:
+    """Bits/dim of images under a checkpoint's probability flow, with each of its errors apart."""
+    from bench.environment import resolve_device
+    from bench.likelihood_command import bits_of
+
+    _load_plugins(plugin)
+    where = resolve_device(device)
+    size = (n, draws, probes, batch_size)
+    values = bits_of(checkpoint, data, solver, nfe, grid, size, law, seed, where, folder)
+    if as_json:
+        sys.stdout.write(json.dumps(values, indent=1) + "\n")
+        return
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("", "value", "standard error"):
+        table.add_column(column)
+    for entry in values.values():
+        value, error = (None if number is None else f"{number:.4g}" for number in (entry["value"], entry["error"]))
+        table.add_row(f"{entry['label']}, {entry['unit']}", value or entry["reason"], error)
+    out.print(table)
+
+
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="DIR_A", help="folder of a run")],
+    after: Annotated[Path, typer.Argument(metavar="DIR_B", help="folder of a run of the same matrix")],
+    as_json: Annotated[bool, typer.Option("--json", help="as one JSON object")] = False,
+) -> None:
+    """Judge run B against run A, cell by matched cell; exit code 0: none is worse, 1: one is, 2: cannot compare."""
+    from bench.comparison import compare_runs
+    from bench.comparison_tables import as_json as written
+    from bench.comparison_tables import decided_table, notes
+
+    found = compare_runs(before, after)
+    if as_json:
+        sys.stdout.write(json.dumps(written(found), indent=1) + "\n")
+    else:
+        table = decided_table(found)
+        if table is not None:
+            out.print(table)
+        for note in notes(found):
+            out.print(note, markup=False, highlight=False, soft_wrap=True)
+    if found.count("worse"):
+        raise typer.Exit(1)
 
 
 @app.command(name="list")
@@ -237,7 +304,7 @@ def check(
     """Certify solvers: measured order, counted evaluations, invariances; exit code 1 if a claim fails."""
     from bench import check as checking
     from bench.certificate_tables import summary, tables
-    from bench.compare import compared
+    from bench.rivals import compared
     from solvers.registry import parse_solver
 
     plugins = _load_plugins(plugin)
@@ -304,10 +371,8 @@ def docs(
 def _board(board: "Leaderboard") -> Table:
     """A leaderboard for the terminal: values alone, rows that have one."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("solver", no_wrap=True)
-    table.add_column("grid", no_wrap=True)
-    for budget in board.budgets:
-        table.add_column(f"NFE {budget}", no_wrap=True)
+    for head in board.heads:
+        table.add_column(head, no_wrap=True)
     for solver, grid, entries in board.rows:
         if any(entry.short for entry in entries):
             table.add_row(solver, grid, *(f"[bold]{e.short}[/bold]" if e.best else e.short for e in entries))

@@ -140,8 +140,21 @@ def _provenance() -> str:
 
 
 def _problems() -> str:
-    rows = [{**row, "metrics": ", ".join(f"`{name}`" for name in row["metrics"])} for row in menus.problems()]
+    """Problems; those that differ in their network alone share a line."""
+    lines: dict[tuple[str, str], menus.Rows] = {}
+    for row in menus.problems():
+        data, _, network = row["summary"].partition(NETWORK)
+        told = ", ".join(f"`{name}`" for name in row["metrics"])
+        lines.setdefault((data, told), []).append({"name": row["name"], "network": network})
+    rows = []
+    for (data, told), members in lines.items():
+        networks = ", ".join(row["network"] for row in members if row["network"])
+        summary = f"{data}{NETWORK if len(members) == 1 else ', networks '}{networks}" if networks else data
+        rows.append({"name": ", ".join(row["name"] for row in members), "summary": summary, "metrics": told})
     return _table(rows, {"name": "problem", "summary": "what it is", "metrics": "metrics"})
+
+
+NETWORK = ", network "
 
 
 def _published() -> str:

@@ -117,8 +117,8 @@ def checkpoints() -> Rows:
                 "final loss": None,
                 "commit": None,
                 "description": published.description,
-                "where": "not published" if path is None else "here" if path.is_file() else "not here",
-                "file": None if path is None else str(path),
+                "where": published.presence(),
+                "file": published.pipeline if path is None else str(path),
             }
         )
     return rows

@@ -2,7 +2,8 @@
 
 ``load(name).under(sde)`` gives a score model under another process than the one it was trained under.
 
-Those of this project are shipped; those of Song et al. are read from where they were downloaded to.
+Those of this project are shipped; those that others published are read from where they were downloaded to, by a name
+of :mod:`pretrained.published` or, of EDM and diffusers, by path.
 """
 
 from dataclasses import dataclass, replace
@@ -15,16 +16,27 @@ from torch import nn
 from pretrained import provenance
 from pretrained.card import CARDS, Card, ClassifierCard, ScoreCard, load_card, shipped_cards
 from pretrained.data import get_data_set
-from pretrained.importers import song
+from pretrained.importers import diffusers, edm, song
 from pretrained.networks.classifier import Classifier
 from pretrained.networks.precondition import Preconditioned
-from pretrained.published import PublishedCard, load_published_card, published_names
+from pretrained.published import (
+    HUB,
+    PublishedCard,
+    PublishedData,
+    Source,
+    load_published_card,
+    published_names,
+    state_of,
+)
 from pretrained.tasks import build_network
 from solvers.errors import UsageError, unknown_name
 from solvers.process import Parametrisation
 from solvers.sde import ForwardSDE
 
 CHECKPOINTS = CARDS.parent / "checkpoints"
+EDM_SUFFIX = ".pkl"
+# Of the images that imported networks were trained on: 8 bits a channel.
+LEVELS = 256
 
 
 @dataclass(frozen=True)
@@ -88,7 +100,8 @@ def load(name: str, device: torch.device | str = "cpu", folder: Path | None = No
     """A score model.
 
     Args:
-        name: see :func:`names` and :func:`pretrained.published.published_names`.
+        name: see :func:`names` and :func:`pretrained.published.published_names`; or ``hf:OWNER/NAME``, a pipeline of
+            diffusers on the Hugging Face hub; or the path of a pipeline's folder, or of a ``.pkl`` of EDM.
         device: where the network is put.
         folder: where ``<name>.yaml`` and ``<name>.safetensors`` lie side by side, as ``train`` writes them; without it,
             the shipped ones.
@@ -99,6 +112,10 @@ def load(name: str, device: torch.device | str = "cpu", folder: Path | None = No
     """
     if folder is None and name in published_names():
         return _load_published(load_published_card(name), device)
+    if folder is None and name.startswith(HUB):
+        return _import(name, diffusers.fetch(name.removeprefix(HUB)), device)
+    if folder is None and (Path(name).suffix == EDM_SUFFIX or Path(name).is_dir()):
+        return _import(name, Path(name), device)
     card, weights = _files(name, folder)
     if not isinstance(card, ScoreCard):
         raise _wrong_kind("load", name, card, "score", "load_features")
@@ -134,8 +151,32 @@ def _files(name: str, folder: Path | None) -> tuple[Card, Path]:
 
 def _load_published(card: PublishedCard, device: torch.device | str) -> Checkpoint:
     path = card.find()
+    if card.settings is None:
+        return _import(card.name, path, device, card)
     model = song.load(path, card.settings, device)
     sha256 = provenance.sha256_of_file(path)
+    return Checkpoint(model.network, model.sde, model.parametrisation, model.shape, card.data.levels, card, sha256)
+
+
+def _import(name: str, path: Path, device: torch.device | str, card: PublishedCard | None = None) -> Checkpoint:
+    """A file of EDM or a pipeline's folder, of images with 256 levels; held against its card if it has one."""
+    snapshot = path.suffix == EDM_SUFFIX
+    model = edm.load(path, device) if snapshot else diffusers.load(path, device)
+    parameters = sum(p.numel() for p in model.network.parameters())
+    scale, offset = state_of(model.centred)
+    if card is None:
+        data = PublishedData(name="unknown", levels=LEVELS, scale=scale, offset=offset)
+        text = f"read from {path}"
+        source = Source(file=str(path))
+        card = PublishedCard(
+            name=name, kind="published", description=text, source=source, parameters=parameters, data=data
+        )
+    found = parameters, scale, offset
+    expected = card.parameters, card.data.scale, card.data.offset
+    if found != expected:
+        rule = f"(parameters, scale, offset) are those of its card, {expected}"
+        raise UsageError(f"load {name}", rule, found, "Take the authors' file, or load it by its path")
+    sha256 = provenance.sha256_of_file(path if snapshot else diffusers.weights_file(path))
     return Checkpoint(model.network, model.sde, model.parametrisation, model.shape, card.data.levels, card, sha256)
 
 

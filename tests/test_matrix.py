@@ -108,6 +108,42 @@ def test_a_problem_overrides_budgets_and_grids() -> None:
     assert found == {(7, "uniform"), (7, "quadratic")}
 
 
+def test_what_stands_nearest_to_the_solver_holds() -> None:
+    """Of budgets, grids, kinds, n and batch size; a problem's own solvers replace the matrix's."""
+    own = [
+        {"name": "heun", "budgets": [9], "grids": ["uniform"], "n": 2, "batch_size": 1, "last": "tweedie"},
+        {"name": "euler"},
+    ]
+    problems = [
+        {"name": "gaussian", "n": 4, "budgets": [7], "batch_size": 3, "solvers": own},
+        {"name": "line_2d", "n": 5},
+    ]
+    chosen = matrix(problems=problems, seeds=[0], recommended_grids=False)
+    found = {(c.problem, c.solver, c.budget, c.grid, c.n, c.batch_size, c.last) for c in chosen.cells("cpu")}
+    assert found == {
+        ("gaussian", "heun", 9, "uniform", 2, 1, "tweedie"),
+        ("gaussian", "euler", 7, "log_snr", 4, 3, None),
+        ("line_2d", "euler", 5, "log_snr", 5, None, None),
+        ("line_2d", "euler", 10, "log_snr", 5, None, None),
+    }
+    part = chosen.select(solvers=["heun", "ddim"], budgets=[20]).cells("cpu")
+    assert {(c.problem, c.solver, c.budget, c.n) for c in part} == {
+        ("gaussian", "heun", 20, 2),
+        ("gaussian", "ddim", 20, 4),
+        ("line_2d", "heun", 20, 5),
+        ("line_2d", "ddim", 20, 5),
+    }
+    assert matrix(problems=problems[:1], solvers=[]).cells("cpu")
+
+
+def test_a_last_step_that_is_asked_for_is_another_cell(quick: list[CellSpec]) -> None:
+    """The names of cells without one stay what they were when the committed records were made."""
+    committed = MATRICES.parents[1] / "results" / "reference" / "quick" / "records"
+    for spec in (quick[0], quick[-1]):
+        assert (committed / f"{spec.name}.json").is_file()
+        assert spec.model_copy(update={"last": "tweedie"}).name != spec.name
+
+
 def test_every_grid_runs_in_a_matrix(tmp_path: Path) -> None:
     grids = [*GRIDS, "karras_3"]
     cells = matrix(grids=grids, problems=[{"name": "gaussian", "n": 4, "budgets": [7]}], seeds=[0]).cells("cpu")
@@ -290,7 +326,7 @@ def test_selection_refuses_a_problem_that_exists_but_is_not_in_the_matrix() -> N
         ({"problems": [{"name": "gaussian"}]}, r"key 'problems.0.n' is required\. "),
         ({"problems": ["gaussian"]}, r"problems.0: .*; got 'gaussian'\. "),
         ({"problems": []}, r"problems: .*; got \[\]\. "),
-        ({"solvers": ...}, r"key 'solvers' is required\. "),
+        ({"solvers": ...}, r"a problem has solvers, its own or the matrix's; got 'gaussian'\. "),
         ({"seeds": ...}, r"key 'seeds' is required\. "),
         ({"seeds": [0.5]}, r"seeds.0: .*integer; got 0\.5\. "),
         ({"seeds": [2**64]}, r"seeds.0: .*; got 18446744073709551616\. "),

@@ -37,6 +37,7 @@ class Training(Kind):
     key: ClassVar[str] = "training"
     summary: ClassVar[str] = "a small network trained under an objective: the error of its score, the cost of a step"
     crosses: ClassVar[str] = "objectives"
+    heads: ClassVar[tuple[str, str, str]] = ("objective", "times", "steps")
 
     @classmethod
     def metrics(cls, problem: type[Problem]) -> tuple[str, ...]:
@@ -72,7 +73,7 @@ class Training(Kind):
         samples = integrate(solver, process, problem.prior(spec.n, spec.seed), ts).cpu()
         memory = _saved_bytes(Run(problem, recipe, spec.seed, spec.budget))
         outcome = Trained(spec, problem, solver, samples, process, rounds, memory)
-        values = {metric.key: metric.evaluate(outcome) for metric in cell.metrics}
+        values = {metric.key: metric.measure(outcome) for metric in cell.metrics}
         metric_seconds = environment.now(problem.device) - began
 
         cost = Cost(
