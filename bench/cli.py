@@ -381,10 +381,8 @@ def docs(
 def _board(board: "Leaderboard") -> Table:
     """A leaderboard for the terminal: values alone, rows that have one."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("solver", no_wrap=True)
-    table.add_column("grid", no_wrap=True)
-    for budget in board.budgets:
-        table.add_column(f"NFE {budget}", no_wrap=True)
+    for head in board.heads:
+        table.add_column(head, no_wrap=True)
     for solver, grid, entries in board.rows:
         if any(entry.short for entry in entries):
             table.add_row(solver, grid, *(f"[bold]{e.short}[/bold]" if e.best else e.short for e in entries))
