@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from bench.plots import write_figures
+from bench.published_values import published_table
 from bench.record import Record
 from bench.store import Store, not_writable
 from bench.tables import LEGEND, Leaderboard, leaderboards, long_table, markdown, markdown_table, plain, write_tables
@@ -52,6 +53,9 @@ def _page(
         parts += [
             _figure(path, folder) for path in figures if path.name in (f"{prefix}nfe.png", f"{prefix}seconds.png")
         ]
+    beside = published_table(table)
+    if beside:
+        parts += ["## Published values", "", beside, ""]
     samples = [path for path in figures if path.stem.endswith("_samples")]
     if samples:
         parts += ["## Samples", "", *[_figure(path, folder) for path in samples]]
