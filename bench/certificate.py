@@ -20,8 +20,8 @@ from typing import Any, Literal, cast
 import torch
 
 from bench.behaviour import CLAIMS
-from bench.compare import Comparison
 from bench.certify import LEVELS, SLACK_ODE, doublings, ode_errors, order, slope_of
+from bench.compare import Comparison
 from bench.equilibrium import equilibrium
 from bench.problems.gaussian import Gaussian
 from bench.problems.mixture import Mixture2d
@@ -31,7 +31,6 @@ from bench.trial import Trial
 from solvers.errors import UsageError
 from solvers.sde import get_sde
 from solvers.solver import AdaptiveSolver, FixedStepSolver, Solver
-
 
 Verdict = Literal["pass", "fail", "unresolved", "not claimed"] | Comparison
 

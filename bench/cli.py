@@ -112,6 +112,44 @@ def report(folder: Annotated[Path, typer.Argument(help="folder of a run")]) -> N
     out.print(places, soft_wrap=True, markup=False)
 
 
+@app.command()
+def likelihood(
+    checkpoint: Annotated[str, typer.Argument(help="name of a checkpoint, see `list checkpoints`")],
+    data: Annotated[str, typer.Option(help="split of its data: test or train")] = "test",
+    solver: Annotated[str, typer.Option(help="ODE solver, name or name?setting=value")] = "dpmpp_3m",
+    nfe: Annotated[int, typer.Option(min=1, help="evaluations a dequantised image, for fixed steps")] = 50,
+    grid: Annotated[str, typer.Option(help="for fixed steps")] = "log_snr",
+    n: Annotated[int | None, typer.Option(min=2, help="images, the first of the split [all]")] = None,
+    draws: Annotated[int, typer.Option(min=1, help="dequantisations of an image")] = 2,
+    probes: Annotated[int, typer.Option(min=1, help="Hutchinson probes of a draw")] = 2,
+    law: Annotated[str, typer.Option(help="of the probes: rademacher or gaussian")] = "rademacher",
+    seed: Annotated[int, typer.Option(min=0, help="of dequantisation and probes")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="images solved at once")] = 256,
+    folder: Annotated[Path | None, typer.Option(help="of a checkpoint trained here")] = None,
+    device: DeviceOption = "auto",
+    plugin: PluginOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="as a JSON object")] = False,
+) -> None:
+    """Bits/dim of images under a checkpoint's probability flow, with each of its errors apart."""
+    from bench.environment import resolve_device
+    from bench.likelihood_command import bits_of
+
+    _load_plugins(plugin)
+    where = resolve_device(device)
+    size = (n, draws, probes, batch_size)
+    values = bits_of(checkpoint, data, solver, nfe, grid, size, law, seed, where, folder)
+    if as_json:
+        sys.stdout.write(json.dumps(values, indent=1) + "\n")
+        return
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("", "value", "standard error"):
+        table.add_column(column)
+    for entry in values.values():
+        value, error = (None if number is None else f"{number:.4g}" for number in (entry["value"], entry["error"]))
+        table.add_row(f"{entry['label']}, {entry['unit']}", value or entry["reason"], error)
+    out.print(table)
+
+
 @app.command(name="list")
 def list_(
     what: Annotated[str, typer.Argument(help="problems, solvers, peers, metrics, kinds, matrices or checkpoints")],

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from bench.likelihood_tables import likelihood_section
 from bench.plots import write_figures
 from bench.published_values import published_table
 from bench.record import Record
@@ -53,6 +54,7 @@ def _page(
         parts += [
             _figure(path, folder) for path in figures if path.name in (f"{prefix}nfe.png", f"{prefix}seconds.png")
         ]
+    parts += likelihood_section(table)
     beside = published_table(table)
     if beside:
         parts += ["## Published values", "", beside, ""]

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from solvers.constraints import Constraint
-from solvers.errors import UsageError, unknown_name
+from solvers.divergence import Divergence
+from solvers.errors import unknown_name
 from solvers.sde import ForwardSDE, Time, expand
 
 Parametrisation = Literal["score", "noise", "denoised", "velocity"]
@@ -142,42 +143,31 @@ class ReverseProcess:
         """The reference implementation's start under a constraint."""
         return x if self.constraint is None else self.constraint.song_start(x)
 
-    def score_and_divergence(self, x: Tensor, t: float | Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
-        """Score and Hutchinson's estimate of its divergence from one pass of the network.
+    def score_and_divergence(self, x: Tensor, t: float | Tensor, divergence: Divergence) -> tuple[Tensor, Tensor]:
+        """Score and its divergence from one pass of the network.
 
-        div score ~ mean_k  v_k . (d score/dx)^T v_k, in reverse mode: the samples of a batch must not depend on each
-        other, and the network must not cut the graph.
+        The samples of a batch must not depend on each other.
 
         Args:
             x: states (n, ...).
             t: time.
-            probes: v, shape (k, n, ...), with E[v v^T] = I; sqrt(D) times the D unit vectors give the exact divergence.
+            divergence: how the derivative is taken.
 
         Returns:
-            Score, shape of x, and divergence (n,).
+            Score, shape of x, and estimates of its divergence, (n, divergence.columns).
 
         Raises:
             UsageError: the network's prediction carries no derivative, e.g. because it runs under ``no_grad``.
         """
-        with torch.enable_grad():
-            z = x.detach().requires_grad_()
-            raw = self.network(z, self._times(x, t))
-        if not raw.requires_grad:
-            raise UsageError(
-                "score_and_divergence",
-                "a likelihood differentiates the network's prediction",
-                "a prediction without a gradient",
-                "Remove its no_grad, inference_mode or detach",
-            )
-        last = len(probes) - 1
-        products = [torch.autograd.grad(raw, z, v, retain_graph=k < last)[0] for k, v in enumerate(probes)]
-        raw = raw.detach()
-        self.evaluations.count(len(x), self._part)
-        self.evaluations.derivative_passes += len(probes)
         a, b = affine(self.sde, self.parametrisation, t)
-        quadratic = sum((v * p).flatten(1).sum(1) for v, p in zip(probes, products, strict=True)) / len(probes)
-        square = probes.square().flatten(2).sum(2).mean(0)
-        return expand(a, x) * x + expand(b, x) * raw, expand(a, square) * square + expand(b, quadratic) * quadratic
+        dim = x[0].numel()
+        times = self._times(x, t)
+        # J + c I is then a multiple of the denoiser's Jacobian.
+        shift = (a + self.sde.sigma(t) ** -2) / b
+        raw, trace = divergence.trace(lambda z: self.network(z, times), x, shift)
+        self.evaluations.count(len(x), self._part)
+        self.evaluations.derivative_passes += divergence.passes(dim)
+        return expand(a, x) * x + expand(b, x) * raw, expand(a, trace) * dim + expand(b, trace) * trace
 
     def _times(self, x: Tensor, t: float | Tensor) -> Tensor:
         if isinstance(t, Tensor):

@@ -87,7 +87,7 @@ class Sampling(Kind):
             status="diverged" if diverged else "done",
             reason=diverged,
             last=last,
-            cost=_cost(solve, steps, spec.n, bare, cell.load_seconds, warm_up_seconds, metric_seconds),
+            cost=cost_of(solve, steps, spec.n, bare, cell.load_seconds, warm_up_seconds, metric_seconds),
             metrics=values,
             environment=environment.environment(problem.device),
         )
@@ -157,7 +157,7 @@ def _has_diverged(samples: Tensor, start: Tensor) -> str | None:
     return f"root mean square {size:.3g} exceeds {limit:.3g}" if size > limit else None
 
 
-def _cost(
+def cost_of(
     solve: Solve,
     steps: int | None,
     n: int,
@@ -166,6 +166,7 @@ def _cost(
     warm_up_seconds: float,
     metric_seconds: float,
 ) -> Cost:
+    """What a solve of n samples took, given the seconds of a bare evaluation of one sample."""
     calls = sum(e.calls for e in solve.evaluations)
     rows = sum(e.rows for e in solve.evaluations)
     network_seconds = rows * bare
