@@ -23,7 +23,7 @@ from rich.table import Table
 from solvers.errors import UsageError
 
 if TYPE_CHECKING:
-    from bench.tables import Leaderboard
+    from bench.leaderboard import Leaderboard
 
 app = typer.Typer(
     help="Benchmarks of numerical solvers for score-based generative models.",
@@ -100,8 +100,8 @@ def run(
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="folder of a run")]) -> None:
     """Render tables, figures and report of a run, and print its leaderboard."""
+    from bench.leaderboard import LEGEND
     from bench.report import write_report
-    from bench.tables import LEGEND
 
     written = write_report(folder)
     for board in written.boards:
@@ -148,6 +148,30 @@ def likelihood(
         value, error = (None if number is None else f"{number:.4g}" for number in (entry["value"], entry["error"]))
         table.add_row(f"{entry['label']}, {entry['unit']}", value or entry["reason"], error)
     out.print(table)
+
+
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="DIR_A", help="folder of a run")],
+    after: Annotated[Path, typer.Argument(metavar="DIR_B", help="folder of a run of the same matrix")],
+    as_json: Annotated[bool, typer.Option("--json", help="as one JSON object")] = False,
+) -> None:
+    """Judge run B against run A, cell by matched cell; exit code 0: none is worse, 1: one is, 2: cannot compare."""
+    from bench.comparison import compare_runs
+    from bench.comparison_tables import as_json as written
+    from bench.comparison_tables import decided_table, notes
+
+    found = compare_runs(before, after)
+    if as_json:
+        sys.stdout.write(json.dumps(written(found), indent=1) + "\n")
+    else:
+        table = decided_table(found)
+        if table is not None:
+            out.print(table)
+        for note in notes(found):
+            out.print(note, markup=False, highlight=False, soft_wrap=True)
+    if found.count("worse"):
+        raise typer.Exit(1)
 
 
 @app.command(name="list")

@@ -47,7 +47,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_figure_is_there_as_png_and_svg(folder: Path) -> None:
     figures = {path.name for path in (folder / "figures").iterdir()}
     stems = {f"gaussian_{metric}_{x}" for metric in ("pathwise_rmse", "w2_gaussian") for x in ("nfe", "seconds")}
-    stems |= {"digits_fd_digits_nfe", "digits_fd_digits_seconds", "digits_samples"}
+    views = ("ranks", "pairs", "frontier")
+    stems |= {f"gaussian_{metric}_{x}" for metric in ("pathwise_rmse", "w2_gaussian") for x in (*views, "targets")}
+    stems |= {f"digits_fd_digits_{x}" for x in ("nfe", "seconds", *views)} | {"digits_samples"}
     assert figures == {f"{stem}{suffix}" for stem in stems for suffix in (".png", ".svg")}
     for name in figures:
         content = (folder / "figures" / name).read_bytes()
@@ -85,9 +87,13 @@ def test_damaged_samples_are_told(tmp_path: Path) -> None:
 
 
 def test_a_second_report_is_the_same_bytes(folder: Path) -> None:
-    paths = [path for path in folder.rglob("*") if path.suffix in (".csv", ".md", ".svg", ".parquet", ".png")]
+    paths = [
+        path
+        for path in folder.rglob("*")
+        if "records" not in path.parts and path.suffix in (".csv", ".md", ".svg", ".parquet", ".png", ".tex", ".json")
+    ]
     before = {path: path.read_bytes() for path in paths}
-    assert len(before) == 18
+    assert len(before) == 46
     write_report(folder)
     for path in paths:
         assert path.read_bytes() == before[path], path.name
@@ -96,8 +102,7 @@ def test_a_second_report_is_the_same_bytes(folder: Path) -> None:
 def test_the_page_names_its_figures_and_they_are_there(folder: Path) -> None:
     page = (folder / "report.md").read_text()
     shown = re.findall(r"!\[\w+\]\((.+?)\)", page)
-    assert len(shown) == 7
-    assert len(set(shown)) == 7
+    assert len(shown) == len(set(shown)) == 18
     for path in shown:
         assert (folder / path).is_file()
 
@@ -172,7 +177,7 @@ def test_a_report_of_real_cells(tmp_path: Path) -> None:
     assert len(errors) == 2
     shown = float(rows["heun", "karras"].split(" ± ")[0])
     assert shown == pytest.approx(sum(error for error in errors if error) / 2, rel=1e-3)
-    assert len(report.figures) == 4
+    assert len(report.figures) == 10
 
 
 # Provenance.

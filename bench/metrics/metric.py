@@ -36,6 +36,8 @@ class Metric(ABC):
         direction: which is better; ``none`` for values that do not rank solvers.
         limits: range of the value.
         shared: whether every seed is held against the same reference, whose own sampling error no seed averages out.
+        drawn: whether each seed draws a reference of its own: one seed then shows a single draw, and decides nothing.
+        resolves: whether the floor is the reference's own error, below which no difference is told.
         reference: definition.
     """
 
@@ -45,6 +47,8 @@ class Metric(ABC):
     direction: ClassVar[Literal["lower", "higher", "none"]] = "lower"
     limits: ClassVar[tuple[float, float]] = (0.0, float("inf"))
     shared: ClassVar[bool] = False
+    drawn: ClassVar[bool] = False
+    resolves: ClassVar[bool] = False
     reference: ClassVar[str]
 
     @abstractmethod
