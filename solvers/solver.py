@@ -54,6 +54,10 @@ class Solver(ABC):
     def solve(self, process: ReverseProcess, x: Tensor, ts: Tensor, brownian: Brownian | None) -> Tensor:
         """Carry x (n, ...) from ts[0] to ts[-1]."""
 
+    def path_times(self, process: ReverseProcess, times: Sequence[float]) -> Sequence[float]:
+        """Times of the path that a solve on a grid asks for, in order: a source may prepare for them."""
+        return times
+
     @property
     def settings(self) -> dict[str, Any]:
         """The settings by name."""
@@ -175,7 +179,7 @@ def integrate(
             )
         brownian = StoppedPath(brownian, times[-2])
     process.follow(times)
-    announce(brownian, times)
+    announce(brownian, solver.path_times(process, times))
     with torch.no_grad():
         x = solver.solve(process, x, ts, brownian)
         if last == "tweedie":
