@@ -51,6 +51,7 @@ def run(
     seed: Annotated[list[int] | None, typer.Option(help="seed instead of the matrix's; repeatable")] = None,
     device: DeviceOption = "auto",
     plugin: PluginOption = None,
+    weights: Annotated[Path | None, typer.Option(help="file of Inception's weights, for FID and its kin")] = None,
 ) -> None:
     """Run a benchmark matrix; finished cells are kept, so a run that was stopped goes on where it was."""
     from bench.environment import ROOT, resolve_device
@@ -60,6 +61,10 @@ def run(
     from pretrained.provenance import commit
 
     plugins = _load_plugins(plugin)
+    if weights is not None:
+        from bench.metrics.extractors import use_weights
+
+        use_weights(weights)
     where = resolve_device(device)
     chosen = load_matrix(matrix).select(problem or (), solver or (), nfe or (), seed or ())
     cells = chosen.cells(str(where))
@@ -105,6 +110,44 @@ def report(folder: Annotated[Path, typer.Argument(help="folder of a run")]) -> N
     out.print(f"\n{LEGEND} Standard errors: {folder / 'tables' / 'leaderboard.md'}.", markup=False, highlight=False)
     places = f"\nTables:  {folder / 'tables'}\nFigures: {folder / 'figures'}\nReport:  {written.page}"
     out.print(places, soft_wrap=True, markup=False)
+
+
+@app.command()
+def likelihood(
+    checkpoint: Annotated[str, typer.Argument(help="name of a checkpoint, see `list checkpoints`")],
+    data: Annotated[str, typer.Option(help="split of its data: test or train")] = "test",
+    solver: Annotated[str, typer.Option(help="ODE solver, name or name?setting=value")] = "dpmpp_3m",
+    nfe: Annotated[int, typer.Option(min=1, help="evaluations a dequantised image, for fixed steps")] = 50,
+    grid: Annotated[str, typer.Option(help="for fixed steps")] = "log_snr",
+    n: Annotated[int | None, typer.Option(min=2, help="images, the first of the split [all]")] = None,
+    draws: Annotated[int, typer.Option(min=1, help="dequantisations of an image")] = 2,
+    probes: Annotated[int, typer.Option(min=1, help="Hutchinson probes of a draw")] = 2,
+    law: Annotated[str, typer.Option(help="of the probes: rademacher or gaussian")] = "rademacher",
+    seed: Annotated[int, typer.Option(min=0, help="of dequantisation and probes")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="images solved at once")] = 256,
+    folder: Annotated[Path | None, typer.Option(help="of a checkpoint trained here")] = None,
+    device: DeviceOption = "auto",
+    plugin: PluginOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="as a JSON object")] = False,
+) -> None:
+    """Bits/dim of images under a checkpoint's probability flow, with each of its errors apart."""
+    from bench.environment import resolve_device
+    from bench.likelihood_command import bits_of
+
+    _load_plugins(plugin)
+    where = resolve_device(device)
+    size = (n, draws, probes, batch_size)
+    values = bits_of(checkpoint, data, solver, nfe, grid, size, law, seed, where, folder)
+    if as_json:
+        sys.stdout.write(json.dumps(values, indent=1) + "\n")
+        return
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("", "value", "standard error"):
+        table.add_column(column)
+    for entry in values.values():
+        value, error = (None if number is None else f"{number:.4g}" for number in (entry["value"], entry["error"]))
+        table.add_row(f"{entry['label']}, {entry['unit']}", value or entry["reason"], error)
+    out.print(table)
 
 
 @app.command()
@@ -165,18 +208,28 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="go on with a run that was stopped or killed")] = False,
     minutes: Annotated[float | None, typer.Option(min=0, help="stop after so many, to be resumed")] = None,
     checkpoint_minutes: Annotated[float, typer.Option(min=0, help="minutes between checkpoints")] = 10,
+    logs: Annotated[bool, typer.Option(help="write TensorBoard's event files below OUT/logs")] = True,
 ) -> None:
     """Train a checkpoint from its card, in one stretch or in several (--minutes, --resume)."""
     from bench.environment import resolve_device
     from pretrained.card import load_card
     from pretrained.train import train as train_card
+    from pretrained.training.processes import is_first
 
     chosen = load_card(card)
     where = resolve_device(device)
     with _told_when_interrupted("Interrupted: the same command with --resume goes on from the last checkpoint."):
         finished = train_card(
-            chosen, out_folder, where, resume=resume, minutes=minutes, checkpoint_minutes=checkpoint_minutes
+            chosen,
+            out_folder,
+            where,
+            resume=resume,
+            minutes=minutes,
+            checkpoint_minutes=checkpoint_minutes,
+            logs=logs,
         )
+    if not is_first():
+        return
     if finished.result is None:
         out.print("Stopped before the last step: the same command with --resume goes on.")
         return

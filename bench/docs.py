@@ -140,8 +140,30 @@ def _provenance() -> str:
 
 
 def _problems() -> str:
-    rows = [{**row, "metrics": ", ".join(f"`{name}`" for name in row["metrics"])} for row in menus.problems()]
+    """Problems; those that differ in their network alone share a line."""
+    lines: dict[tuple[str, str], menus.Rows] = {}
+    for row in menus.problems():
+        data, _, network = row["summary"].partition(NETWORK)
+        told = ", ".join(f"`{name}`" for name in row["metrics"])
+        lines.setdefault((data, told), []).append({"name": row["name"], "network": network})
+    rows = []
+    for (data, told), members in lines.items():
+        networks = ", ".join(row["network"] for row in members if row["network"])
+        summary = f"{data}{NETWORK if len(members) == 1 else ', networks '}{networks}" if networks else data
+        rows.append({"name": ", ".join(row["name"] for row in members), "summary": summary, "metrics": told})
     return _table(rows, {"name": "problem", "summary": "what it is", "metrics": "metrics"})
+
+
+def _data() -> str:
+    columns = {"name": "name", "summary": "what it is", "shape": "shape", "levels": "levels L", "classes": "classes"}
+    rows: menus.Rows = []
+    for row in menus.data():
+        settings = ", ".join(f"`{setting}`" for setting in row["settings"])
+        rows.append(row | {"name": f"`{row['name']}`", "settings": settings or None})
+    return _table(rows, columns | {"flip": "flip", "settings": "settings"})
+
+
+NETWORK = ", network "
 
 
 def _published() -> str:
@@ -176,6 +198,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "solvers": _solvers,
     "solver table": _solver_table,
     "published": _published,
+    "data": _data,
     "peers": _peers,
     "not adapted": _not_adapted,
 }
@@ -185,6 +208,7 @@ PAGES = {
     "README.md": ("results", "problems", "solvers"),
     "docs/solvers.md": ("solver table",),
     "docs/networks.md": ("published",),
+    "docs/training.md": ("data",),
     "docs/peers.md": ("peers", "not adapted"),
 }
 

@@ -135,7 +135,8 @@ def _line(axis: Axes, line: pd.DataFrame, x: str, label: str, look: tuple[Any, s
 
 def _sample_grids(records: list[Record], store: Store) -> Iterator[tuple[str, Figure]]:
     """The first images of the first seed: a row a solver and grid, a block a budget, a column an x_T."""
-    chosen = [r for r in records if r.spec.problem == Digits.key and r.status == "done" and r.cost]
+    chosen = [r for r in records if r.spec.problem == Digits.key and r.spec.kind == "sampling"]
+    chosen = [r for r in chosen if r.status == "done" and r.cost]
     if not chosen:
         return
     seed = min(r.spec.seed for r in chosen)

@@ -8,6 +8,7 @@ import pandas as pd
 
 from bench import targets
 from bench.leaderboard import LEGEND, Leaderboard, leaderboard, markdown
+from bench.likelihood_tables import likelihood_section
 from bench.plots import write_figures
 from bench.record import Record
 from bench.standings import Standing, standings
@@ -60,6 +61,7 @@ def _page(records: list[Record], table: pd.DataFrame, found: list[Standing], fig
                 parts += [_figure(path, folder)]
             if view == "targets":
                 parts += [targets.markdown(standing)]
+    parts += likelihood_section(table)
     samples = [path for path in figures if path.stem.endswith("_samples")]
     if samples:
         parts += ["## Samples", "", *[_figure(path, folder) for path in samples]]

@@ -30,6 +30,11 @@ def settings_text(solver: str, settings: dict[str, Any]) -> str:
     return ", ".join(f"{k}={v}" for k, v in shown.items())
 
 
+def row_text(solver: str, settings: dict[str, Any], last: str | None) -> str:
+    """What sets a row apart from the solver's defaults: its settings, and the last step where it was asked for."""
+    return ", ".join(filter(None, (settings_text(solver, settings), f"last step {last}" if last else "")))
+
+
 def long_table(records: Iterable[Record]) -> pd.DataFrame:
     """One row a cell and metric: everything in the records but the tracebacks.
 
@@ -47,7 +52,7 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
             "problem": spec.problem,
             "kind": spec.kind,
             "solver": spec.solver,
-            "settings": settings_text(spec.solver, spec.settings),
+            "settings": row_text(spec.solver, spec.settings, spec.last),
             "grid": spec.grid,
             "budget": spec.budget,
             "tolerance": spec.settings.get("rtol") if spec.budget is None else None,
@@ -63,11 +68,11 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
             "dirty": where.dirty,
             "date": where.date,
         }
-        blank = MetricValue(reason=f"{record.status}: {record.reason or ''}")
+        blank = MetricValue(reason=": ".join(filter(None, (record.status, record.reason))))
         metrics = record.metrics or dict.fromkeys(declared_metrics(spec.kind, spec.problem), blank)
         rows += [{**cell, "metric": key, **value.model_dump()} for key, value in metrics.items()]
     table = pd.DataFrame(rows)
-    measured = [name for name in MetricValue.model_fields if name not in ("reason", "replicates")]
+    measured = [name for name in MetricValue.model_fields if name not in ("reason", "flag", "replicates")]
     numbers = ["budget", "tolerance", *measured, *Cost.model_fields]
     table[numbers] = table.reindex(columns=numbers).astype(float)
     order = [*POINT, "seed"]
@@ -130,6 +135,8 @@ def _summary(part: pd.DataFrame) -> pd.DataFrame:
 def _why_blank(group: pd.DataFrame) -> str | None:
     """Why a point has no value: a status, told for how many seeds unless for all, or the metric's own reason."""
     failed = group[group["status"] != "done"]
+    if (group["status"] == "skipped").all() and group["reason"].nunique() == 1:
+        return str(group["reason"].iloc[0])
     if len(failed):
         part = "" if len(failed) == len(group) else f" for {len(failed)} of {len(group)} seeds"
         return " ".join(failed["status"].unique()) + part

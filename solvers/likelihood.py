@@ -13,17 +13,22 @@ with dL/dt = div velocity. From t_min up to t_max
 
     log p(x_tmin) = log p_prior(x_tmax) + L,    L = D log(alpha(t_max)/alpha(t_min)) + y(t_max)/alpha(t_max).
 
+Several estimates of the divergence, one a probe, are carried side by side as coordinates of their own: one solve gives
+the density by each, and their spread is the probes' part in the error.
+
 References: Chen et al. 2018, arXiv:1806.07366; Grathwohl et al. 2019, arXiv:1810.01367 (Hutchinson's estimator, one
 probe for the whole solve); Song et al. 2021, arXiv:2011.13456, sec. 4.3.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from solvers.divergence import Divergence
 from solvers.errors import UsageError
 from solvers.process import ReverseProcess
 from solvers.sde import expand
@@ -32,8 +37,31 @@ from solvers.solver import Solver, integrate
 LogDensity = Callable[[Tensor], Tensor]
 
 
+@dataclass(frozen=True, eq=False)
+class Likelihood:
+    """log p of data under the flow's density at ts[0], and where the flow carried them.
+
+    Attributes:
+        by_probe: log p in nats by each estimate of the divergence, (n, k).
+        end: states at ts[-1], the data's encoding, shape of the data.
+    """
+
+    by_probe: Tensor
+    end: Tensor
+
+    @property
+    def log_p(self) -> Tensor:
+        """Mean over the estimates, nats, (n,), float64."""
+        return self.by_probe.double().mean(1)
+
+    @property
+    def probe_variance(self) -> Tensor:
+        """Variance of that mean, nats squared, (n,): of the estimates over their number; NaN where there is but one."""
+        return self.by_probe.double().var(1) / self.by_probe.shape[1]
+
+
 class LogDetProcess(ReverseProcess):
-    """The process of the pair (x, y) or (x, L), flattened to (n, D + 1); see the module's text.
+    """The process of the pair (x, y) or (x, L), flattened to (n, D + k); see the module's text.
 
     Raises:
         UsageError: a solver asks for the velocity and for another prediction, whose last coordinates differ.
@@ -41,70 +69,67 @@ class LogDetProcess(ReverseProcess):
     Args:
         process: the process of x; its evaluations are counted there.
         shape: shape of one sample of x.
-        probes: (k, n, ...) as in :meth:`ReverseProcess.score_and_divergence`.
+        divergence: k estimates of the divergence, see :meth:`ReverseProcess.score_and_divergence`.
     """
 
     # Over alpha an error of L would count 1/alpha(t_max) times.
     rescalable: ClassVar[bool] = False
 
-    def __init__(self, process: ReverseProcess, shape: torch.Size, probes: Tensor) -> None:
+    def __init__(self, process: ReverseProcess, shape: torch.Size, divergence: Divergence) -> None:
         super().__init__(process.sde, process.network, "score")
         self.evaluations = process.evaluations
         self._inner = process
         self._shape = shape
-        self._probes = probes
+        self._dim = math.prod(shape)
+        self._divergence = divergence
         # Shared by the parts of the batch.
         self._asked: set[bool] = set()
 
+    def enter(self, x: Tensor) -> Tensor:
+        """The pair at the start of a solve, (n, D + k)."""
+        return torch.cat([x.flatten(1), x.new_zeros(len(x), self._divergence.columns)], 1)
+
+    def state(self, pair: Tensor) -> Tensor:
+        """x of a pair."""
+        return pair[:, : self._dim].reshape(-1, *self._shape)
+
     def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """Drift of x and its divergence, (n, D + 1)."""
+        """Drift of x and its divergences, (n, D + k)."""
         score, divergence = self._score(x, t, plain=True)
         drift = self.sde.drift_coefficient(t)
         half = self.sde.diffusion_squared(t) / 2
-        velocity = expand(drift, x) * x[:, :-1] - expand(half, score) * score
-        trace = expand(drift, divergence) * score.shape[1] - expand(half, divergence) * divergence
-        return torch.cat([velocity, trace[:, None].to(x.dtype)], 1)
+        velocity = expand(drift, x) * x[:, : self._dim] - expand(half, score) * score
+        trace = expand(drift, divergence) * self._dim - expand(half, divergence) * divergence
+        return torch.cat([velocity, trace.to(x.dtype)], 1)
 
     def log_det(self, pair: Tensor, start: float, end: float) -> Tensor:
-        """L of the pairs at the end of a solve, (n,)."""
+        """L of the pairs at the end of a solve, (n, k)."""
+        carried = pair[:, self._dim :]
         if self._asked == {True}:
-            return pair[:, -1]
+            return carried
         alpha = self.sde.alpha(end)
-        return pair[:, -1] / alpha + (pair.shape[1] - 1) * math.log(alpha / self.sde.alpha(start))
+        return carried / alpha + self._dim * math.log(alpha / self.sde.alpha(start))
 
     def at(self, rows: Tensor, n: int) -> Self:
         """The process for a part of the batch, its probes those of these samples."""
         part = super().at(rows, n)
         part._inner = self._inner.at(rows, n)
-        part._probes = self._probes[:, rows]
+        part._divergence = self._divergence.at(rows)
         return part
 
     def _evaluate(self, x: Tensor, t: float | Tensor) -> Tensor:
         score, divergence = self._score(x, t, plain=False)
-        return torch.cat([score, (self.sde.alpha(t) * divergence)[:, None].to(x.dtype)], 1)
+        return torch.cat([score, (expand(self.sde.alpha(t), divergence) * divergence).to(x.dtype)], 1)
 
     def _score(self, x: Tensor, t: float | Tensor, plain: bool) -> tuple[Tensor, Tensor]:
-        """Score of x, (n, D), and its divergence, (n,)."""
+        """Score of x, (n, D), and its divergences, (n, k)."""
         self._asked.add(plain)
         if len(self._asked) > 1:
             raise UsageError(
                 "log_density", "a solver takes the velocity or other predictions, not both", None, "Take one"
             )
-        state = x[:, :-1].reshape(-1, *self._shape)
-        score, divergence = self._inner.score_and_divergence(state, t, self._probes)
+        score, divergence = self._inner.score_and_divergence(self.state(x), t, self._divergence)
         return score.flatten(1), divergence
-
-
-def rademacher(unit: Tensor) -> Tensor:
-    """One probe with entries -1 or 1 of unit normals (n, ...); shape (1, n, ...)."""
-    return torch.where(unit < 0, -1.0, 1.0).to(unit.dtype)[None]
-
-
-def exact_probes(x: Tensor) -> Tensor:
-    """The D probes sqrt(D) e_i, shape (D, n, ...), which make the divergence exact: for low dimension."""
-    dim = x[0].numel()
-    basis = math.sqrt(dim) * torch.eye(dim, dtype=x.dtype, device=x.device)
-    return basis.reshape(dim, 1, *x.shape[1:]).expand(dim, *x.shape)
 
 
 def log_density(
@@ -112,18 +137,18 @@ def log_density(
     process: ReverseProcess,
     x: Tensor,
     ts: Tensor,
-    probes: Tensor,
+    divergence: Divergence,
     terminal: LogDensity | None = None,
-) -> Tensor:
-    """log p(x) of the flow's density at ts[0], in nats, shape (n,).
+) -> Likelihood:
+    """log p(x) of the flow's density at ts[0], in nats.
 
     Args:
         solver: an ODE solver.
-        process: network and SDE; its evaluations are counted, a derivative pass for each probe.
+        process: network and SDE; its evaluations and derivative passes are counted.
         x: data (n, ...), taken as states at ts[0].
         ts: increasing grid, from t_min_likelihood to t_max.
-        probes: :func:`rademacher` or :func:`exact_probes`.
-        terminal: log-density at ts[-1]; the prior's unless given.
+        divergence: exact, or by probes of these n samples.
+        terminal: log-density at ts[-1], (n, ...) to (n,); the prior's unless given.
 
     Raises:
         UsageError: the solver is stochastic, or the grid decreases.
@@ -134,12 +159,11 @@ def log_density(
     start, end = times[0], times[-1]
     if start > end:
         raise UsageError("log_density", "the grid runs from t_min up to t_max", times, "Reverse it")
-    sde = process.sde
-    pair = torch.cat([x.flatten(1), x.new_zeros(len(x), 1)], 1)
-    joint = LogDetProcess(process, x.shape[1:], probes)
-    pair = integrate(solver, joint, pair, ts)
-    result: Tensor = (terminal or sde.prior_log_prob)(pair[:, :-1].reshape(x.shape)) + joint.log_det(pair, start, end)
-    return result
+    joint = LogDetProcess(process, x.shape[1:], divergence)
+    pair = integrate(solver, joint, joint.enter(x), ts)
+    x_end = joint.state(pair)
+    base = (terminal or process.sde.prior_log_prob)(x_end)
+    return Likelihood(base[:, None] + joint.log_det(pair, start, end), x_end)
 
 
 def bits_per_dim(log_p: Tensor, dim: int, levels: int, scale: float) -> Tensor:

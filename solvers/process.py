@@ -11,23 +11,31 @@ a prediction y is turned into another one by  y' = ((A - A') x + B y) / B'.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor
 
 from solvers.constraints import Constraint
-from solvers.errors import UsageError, unknown_name
-from solvers.sde import ForwardSDE, Time, expand
+from solvers.divergence import Divergence
+from solvers.errors import unknown_name
+from solvers.sde import ForwardSDE, Time, expand, scaled
 
 Parametrisation = Literal["score", "noise", "denoised", "velocity"]
 PARAMETRISATIONS: tuple[Parametrisation, ...] = get_args(Parametrisation)
 
 Network = Callable[[Tensor, Tensor], Tensor]
 """``network(x, t)``: x (n, ...), t (n,) in x's dtype and on its device; returns the prediction, shape of x."""
+
+Rule = Callable[..., tuple[Tensor, ...]]
+"""``rule(sde, t, s, *settings)``: coefficients of the steps from t to s, float64 tensors of any number of times."""
+
+# Grids whose coefficients are kept, for each rule.
+GRIDS_KEPT = 64
 
 
 @dataclass
@@ -104,6 +112,22 @@ class ReverseProcess:
         self.constraint = constraint
         self.evaluations = Evaluations()
         self._part: tuple[Tensor, int] | None = None
+        self._grid: tuple[float, ...] = ()
+        self._tables: dict[Any, Mapping[Any, tuple[Any, ...]]] = {}
+
+    def follow(self, times: Sequence[float]) -> None:
+        """Announce the grid of a solve: what is then asked for at its times is computed for all of them at once."""
+        self._grid = tuple(times)
+        self._tables = {}
+
+    def coefficients(self, rule: Rule, t: float, s: float, *settings: Any) -> tuple[float, ...]:
+        """Coefficients of the step from t to s, from one pass over the announced grid that later solves find kept."""
+        key = rule, *settings
+        table = self._tables.get(key)
+        if table is None:
+            table = self._tables[key] = _steps_of_grid(self.sde, self._grid, rule, settings)
+        row = table.get((t, s))
+        return row if row is not None else _steps(self.sde, (t, s), rule, settings)[t, s]
 
     def at(self, rows: Tensor, n: int) -> Self:
         """The same process for a part of the batch: evaluations count for those samples alone.
@@ -142,47 +166,36 @@ class ReverseProcess:
         """The reference implementation's start under a constraint."""
         return x if self.constraint is None else self.constraint.song_start(x)
 
-    def score_and_divergence(self, x: Tensor, t: float | Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
-        """Score and Hutchinson's estimate of its divergence from one pass of the network.
+    def score_and_divergence(self, x: Tensor, t: float | Tensor, divergence: Divergence) -> tuple[Tensor, Tensor]:
+        """Score and its divergence from one pass of the network.
 
-        div score ~ mean_k  v_k . (d score/dx)^T v_k, in reverse mode: the samples of a batch must not depend on each
-        other, and the network must not cut the graph.
+        The samples of a batch must not depend on each other.
 
         Args:
             x: states (n, ...).
             t: time.
-            probes: v, shape (k, n, ...), with E[v v^T] = I; sqrt(D) times the D unit vectors give the exact divergence.
+            divergence: how the derivative is taken.
 
         Returns:
-            Score, shape of x, and divergence (n,).
+            Score, shape of x, and estimates of its divergence, (n, divergence.columns).
 
         Raises:
             UsageError: the network's prediction carries no derivative, e.g. because it runs under ``no_grad``.
         """
-        with torch.enable_grad():
-            z = x.detach().requires_grad_()
-            raw = self.network(z, self._times(x, t))
-        if not raw.requires_grad:
-            raise UsageError(
-                "score_and_divergence",
-                "a likelihood differentiates the network's prediction",
-                "a prediction without a gradient",
-                "Remove its no_grad, inference_mode or detach",
-            )
-        last = len(probes) - 1
-        products = [torch.autograd.grad(raw, z, v, retain_graph=k < last)[0] for k, v in enumerate(probes)]
-        raw = raw.detach()
-        self.evaluations.count(len(x), self._part)
-        self.evaluations.derivative_passes += len(probes)
         a, b = affine(self.sde, self.parametrisation, t)
-        quadratic = sum((v * p).flatten(1).sum(1) for v, p in zip(probes, products, strict=True)) / len(probes)
-        square = probes.square().flatten(2).sum(2).mean(0)
-        return expand(a, x) * x + expand(b, x) * raw, expand(a, square) * square + expand(b, quadratic) * quadratic
+        dim = x[0].numel()
+        times = self._times(x, t)
+        # J + c I is then a multiple of the denoiser's Jacobian.
+        shift = (a + self.sde.sigma(t) ** -2) / b
+        raw, trace = divergence.trace(lambda z: self.network(z, times), x, shift)
+        self.evaluations.count(len(x), self._part)
+        self.evaluations.derivative_passes += divergence.passes(dim)
+        return expand(a, x) * x + expand(b, x) * raw, expand(a, trace) * dim + expand(b, trace) * trace
 
     def _times(self, x: Tensor, t: float | Tensor) -> Tensor:
         if isinstance(t, Tensor):
             return t.to(x.dtype)
-        return torch.full((x.shape[0],), t, dtype=x.dtype, device=x.device)
+        return x.new_full((x.shape[0],), t)
 
     def _evaluate(self, x: Tensor, t: float | Tensor) -> Tensor:
         self.evaluations.count(x.shape[0], self._part)
@@ -196,8 +209,17 @@ class ReverseProcess:
             scale, shift = conversion(self.sde, self.parametrisation, kind, t)
             result: Tensor = raw * expand(scale, x)
             return result if shift is None else torch.addcmul(result, expand(shift, x), x)
-        scale, shift = _known_conversion(self.sde, self.parametrisation, kind, t)
-        return raw * scale if shift is None else torch.add(raw * scale, x, alpha=shift)
+        scale, shift = self._conversion(kind, t)
+        result = scaled(scale, raw)
+        return result if shift is None else result.add_(x, alpha=shift)
+
+    def _conversion(self, kind: Parametrisation, t: float) -> tuple[Any, ...]:
+        """(scale, shift) of :func:`conversion` at t."""
+        table = self._tables.get(kind)
+        if table is None:
+            table = self._tables[kind] = _conversions(self.sde, self._grid, self.parametrisation, kind)
+        row = table.get(t)
+        return row if row is not None else _known_conversion(self.sde, self.parametrisation, kind, t)
 
 
 def affine(sde: ForwardSDE, kind: Parametrisation, t: Time) -> tuple[Any, Any]:
@@ -219,5 +241,30 @@ def conversion(sde: ForwardSDE, given: Parametrisation, wanted: Parametrisation,
     return b / b_new, None if a is a_new else (a - a_new) / b_new
 
 
-# Solves on the same grid ask for the same coefficients again.
+# Times off the grid, of stages: solves on the same grid ask for the same coefficients again.
 _known_conversion = lru_cache(maxsize=1 << 14)(conversion)
+
+
+def _steps(
+    sde: ForwardSDE, times: tuple[float, ...], rule: Rule, settings: tuple[Any, ...]
+) -> dict[tuple[float, float], tuple[float, ...]]:
+    """A row for each interval between neighbouring times."""
+    if not times:
+        return {}
+    ts = torch.tensor(times, dtype=torch.float64)
+    columns = rule(sde, ts[:-1], ts[1:], *settings)
+    return dict(zip(pairwise(times), zip(*(column.tolist() for column in columns), strict=True), strict=True))
+
+
+_steps_of_grid = lru_cache(maxsize=GRIDS_KEPT)(_steps)
+
+
+@lru_cache(maxsize=GRIDS_KEPT)
+def _conversions(
+    sde: ForwardSDE, times: tuple[float, ...], given: Parametrisation, wanted: Parametrisation
+) -> dict[float, tuple[Any, ...]]:
+    """A row for each time."""
+    ts = torch.tensor(times, dtype=torch.float64)
+    scale, shift = conversion(sde, given, wanted, ts)
+    columns = [[column] * len(times) if column is None else column.tolist() for column in (scale, shift)]
+    return dict(zip(times, zip(*columns, strict=True), strict=True))

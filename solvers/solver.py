@@ -116,11 +116,13 @@ class FixedStepSolver(Solver):
 
     def solve(self, process: ReverseProcess, x: Tensor, ts: Tensor, brownian: Brownian | None) -> Tensor:
         times: list[float] = ts.tolist()
+        process.follow(times)
         x = process.constrain(x, times[0], brownian, "start")
         state = self.init(process, x, ts)
         for t, s in pairwise(times):
             x, state = self.step(process, x, t, s, brownian, state)
-            x = process.constrain(x, s, brownian, f"step to {s!r}")
+            if process.constraint is not None:
+                x = process.constrain(x, s, brownian, f"step to {s!r}")
         return x
 
 

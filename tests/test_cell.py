@@ -18,8 +18,9 @@ from bench.record import Record
 from bench.store import Store
 from solvers import registry
 from solvers.errors import DivergenceError
+from solvers.grids import make_grid
 from solvers.registry import get_solver, solver_classes
-from solvers.solver import FixedStepSolver, Solver
+from solvers.solver import FixedStepSolver, Solver, integrate
 
 FIXED = [name for name, cls in solver_classes().items() if not cls.adaptive]
 QUICK = [entry.name for entry in load_matrix("quick").solvers]
@@ -220,7 +221,7 @@ def test_one_value_that_is_no_number_is_divergence(tmp_path: Path, on_menu: Any)
 
 
 def test_large_but_bounded_samples_have_not_diverged(tmp_path: Path, on_menu: Any) -> None:
-    on_menu("large", lambda process, x, t: process.denoised(x, t) * 0 + 500.0)
+    on_menu("large", lambda process, x, t: torch.linspace(499, 501, len(x), dtype=x.dtype)[:, None].expand_as(x))
     record = compute(cell("large"), tmp_path)
     assert record.status == "done"
     assert record.metrics["w2_gaussian"].value == pytest.approx(500 * 8**0.5, rel=0.01)
@@ -390,3 +391,21 @@ def test_a_record_says_where_it_was_made(tmp_path: Path) -> None:
     )
     assert where.device == "cpu"
     assert set(where.trees) <= {"solvers", "pretrained", "bench"}
+
+
+def test_a_last_step_that_is_asked_for_is_taken_and_counted(tmp_path: Path) -> None:
+    """The sampler of Karras et al.: 18 steps, of which the last is an evaluation, in 35."""
+    record = compute(cell("edm_heun", budget=35, last="tweedie", grid="edm"), tmp_path)
+    assert record.cost is not None
+    assert (record.last, record.cost.steps, record.cost.nfe) == ("tweedie", 17, 35)
+    problem = Gaussian()
+    ts = make_grid("edm", problem.sde, 17)
+    expected = integrate(get_solver("edm_heun"), problem.process(), problem.prior(16, 0), ts, None, "tweedie")
+    samples = Store(tmp_path).samples(record.spec)
+    assert samples is not None
+    assert torch.equal(samples, expected)
+    kept = compute(cell("edm_heun", budget=35, grid="edm"), tmp_path)
+    assert kept.cost is not None
+    assert (kept.last, kept.cost.steps, kept.cost.nfe) == ("keep", 17, 34)
+    refused = compute(cell("edm_heun", budget=2, last="tweedie"), tmp_path)
+    assert (refused.status, refused.reason) == ("skipped", "one step takes 3 evaluations, the budget is 2")

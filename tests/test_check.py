@@ -10,8 +10,8 @@ import torch
 from bench import check, cli, new_solver
 from bench.certificate import Line
 from bench.certificate_tables import summary, tables
-from bench.rivals import compared, difference_interval, verdict_of
 from bench.menus import solvers as solver_rows
+from bench.rivals import compared, difference_interval, verdict_of
 from solvers import registry
 from solvers.errors import UsageError
 from solvers.registry import get_solver, load_plugin, parse_solver, solver_names

@@ -25,8 +25,9 @@ from torch.utils._pytree import tree_leaves
 from bench.problems.gaussian import Gaussian
 from bench.problems.mixture import Mixture2d
 from bench.problems.problem import Problem
+from solvers.divergence import ExactDivergence, Hutchinson, HutchPlusPlus, make_probes
 from solvers.grids import make_grid
-from solvers.likelihood import exact_probes, log_density, rademacher
+from solvers.likelihood import log_density
 from solvers.registry import get_solver, solver_names
 from solvers.solver import LAST_STEPS, LastStep, integrate
 
@@ -113,8 +114,10 @@ def test_likelihood_stays_on_the_device(name: str, problem: type[Problem], monke
         sde = on_cuda.sde
         ts = make_grid("log_snr", sde, 3, sde.t_min_likelihood, sde.t_max)
         x = on_cuda.prior(4, 0)
-        for probes in (exact_probes(x), rademacher(on_cuda.normals(4, 0).normal("probe"))):
-            assert log_density(get_solver(name), on_cuda.process(), x, ts, probes).device.type == "cuda"
+        probes = make_probes(on_cuda.normals(4, 0).normal("probe"))[None]
+        for divergence in (ExactDivergence(), Hutchinson(probes), HutchPlusPlus(probes, probes)):
+            found = log_density(get_solver(name), on_cuda.process(), x, ts, divergence)
+            assert found.by_probe.device.type == found.end.device.type == "cuda"
 
 
 def test_the_check_sees_a_mix_and_a_look():

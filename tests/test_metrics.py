@@ -1,20 +1,16 @@
 """Metrics on inputs whose answers are known."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
-import torch_fidelity
 from records import cell
 from torch import Tensor
 
-from bench.metrics import bits_per_dim as likelihood
-from bench.metrics.bits_per_dim import IMAGES, BitsPerDim, BitsPerDimError
-from bench.metrics.frechet import EXTRACTOR, FdDigits, Images, digit_features, frechet
+from bench.metrics.extractors import INCEPTION
 from bench.metrics.metric import BLOCKS, Outcome, get_metric, jackknife, measured, metric_classes, replicates
 from bench.metrics.pathwise import PathwiseRmse, root_mean_square
 from bench.metrics.wasserstein import GaussianW2, SlicedW2, gaussian_w2, sliced_w2
@@ -22,10 +18,7 @@ from bench.problems.digits import Digits
 from bench.problems.gaussian import Gaussian
 from bench.problems.mixture import Mixture2d
 from bench.problems.problem import Problem, problem_classes
-from pretrained import zoo
-from pretrained.data import dequantise, load_data
 from solvers.errors import UsageError
-from solvers.process import ReverseProcess
 from solvers.registry import get_solver
 
 
@@ -229,37 +222,7 @@ def test_floors_depend_on_number_and_seed_but_not_on_the_samples(metric: Any, pr
     assert floor(problem.prior(800, 0)) < first, "more samples, a lower floor"
 
 
-# Fréchet distance, through torch-fidelity.
-
-
-def test_frechet_distance_is_that_of_torch_fidelity_itself(digits: Digits) -> None:
-    a, b = load_data("digits", "test").values[:200], load_data("digits", "train").values[:150]
-    whole = torch_fidelity.calculate_metrics(
-        input1=Images(a),
-        input2=Images(b),
-        fid=True,
-        feature_extractor=EXTRACTOR,
-        cuda=False,
-        verbose=False,
-        cache=False,
-        save_cpu_ram=True,
-    )
-    assert frechet(digit_features(a), digit_features(b)) == pytest.approx(whole["frechet_inception_distance"], rel=1e-6)
-    assert whole["frechet_inception_distance"] > 0.01
-
-
-def test_features_are_those_of_the_middle_of_each_bin() -> None:
-    levels = load_data("digits", "test").values[:20]
-    network = zoo.load_features(EXTRACTOR).network
-    expected = network.features((levels.float() + 0.5) / 17).double()
-    assert torch.allclose(digit_features(levels), expected, atol=1e-4)
-    assert not torch.allclose(digit_features(levels), network.features(levels / 16).double(), atol=1e-2)
-
-
-def test_frechet_distance_is_the_squared_distance_of_gaussian_fits() -> None:
-    a, b = normal(300, 4) @ normal(4, 4, seed=1), normal(300, 4, seed=2)
-    assert frechet(a, b) == pytest.approx(gaussian_w2(a, b) ** 2, rel=1e-6)
-    assert frechet(a + 2, a) == pytest.approx(16, rel=1e-6)
+# Digits.
 
 
 def state(digits: Digits, levels: Tensor) -> Tensor:
@@ -267,135 +230,10 @@ def state(digits: Digits, levels: Tensor) -> Tensor:
     return digits.scale * (levels.float() + 0.5) / digits.levels + digits.offset
 
 
-def test_samples_are_clipped_and_rounded_to_the_levels_first(digits: Digits) -> None:
-    levels = digits.reference(60, 0, 1)
-    exact = FdDigits().evaluate(outcome(digits, state(digits, levels)))
-    within = (torch.rand(levels.shape, generator=torch.Generator().manual_seed(0)) - 0.5) * 0.98 * digits.scale / 17
-    jittered = FdDigits().evaluate(outcome(digits, state(digits, levels) + within))
-    assert jittered == exact
-    beyond = state(digits, levels)
-    beyond[levels == 16] += 5
-    beyond[levels == 0] -= 5
-    assert FdDigits().evaluate(outcome(digits, beyond)) == exact
-    assert exact.value == pytest.approx(exact.floor), "these are the floor's own digits"
-    other = FdDigits().evaluate(outcome(digits, state(digits, levels) + digits.scale / 17))
-    assert other.value != exact.value
-    assert other.floor == exact.floor
-
-
-def test_held_out_digits_are_at_distance_zero_and_noise_is_far(digits: Digits) -> None:
-    held_out = FdDigits().evaluate(outcome(digits, state(digits, load_data("digits", "test").values[:100])))
-    assert held_out.value == pytest.approx(0, abs=1e-6)
-    assert held_out.floor is not None
-    noise = FdDigits().evaluate(outcome(digits, digits.prior(100, 0)))
-    assert noise.value is not None
-    assert noise.value > 10 * held_out.floor
-
-
-def test_fd_digits_names_the_file_it_depends_on() -> None:
-    (name,) = FdDigits().hashes
-    assert name == "digits-features"
-    assert len(FdDigits().hashes[name]) == 64
-
-
 def test_more_references_than_there_are_digits_are_refused(digits: Digits) -> None:
     with pytest.raises(UsageError, match="there are 599 digits to compare with; got 600"):
         digits.reference(600, 0, 0)
     assert len(digits.reference(Digits.n_max, 0, 0)) == 599
-
-
-# Bits per dimension.
-
-
-@pytest.fixture
-def white(monkeypatch: pytest.MonkeyPatch) -> Iterator[Digits]:
-    """Digits under the network of a unit Gaussian, which VP leaves as it is: log p is known exactly."""
-    problem = Digits()
-    monkeypatch.setattr(problem, "process", lambda: ReverseProcess(problem.sde, lambda x, t: -x, "score"))
-    caches = (likelihood._converged_bits, likelihood._row_solve)
-    for cache in caches:
-        cache.cache_clear()
-    yield problem
-    for cache in caches:
-        cache.cache_clear()
-
-
-def exact_bits(problem: Digits, seed: int) -> Tensor:
-    """-log2 N(x; 0, I)/64 - log2 scale + log2 17 of the dequantised held-out digits, written out."""
-    normals = problem.normals(IMAGES, seed)
-    uniform = torch.special.ndtr(normals.normal("dequantisation"))
-    values = load_data("digits", "test").values[:IMAGES]
-    x = (problem.scale * dequantise(values, 17, uniform) + problem.offset).double().flatten(1)
-    log_p = -(x.square() + math.log(2 * math.pi)).sum(1) / 2
-    return -log_p / (64 * math.log(2)) - math.log2(problem.scale) + math.log2(17)
-
-
-def row_of(problem: Digits, solver: str, seed: int = 0) -> Outcome:
-    """A fine solve; the samples play no part."""
-    samples = torch.zeros(4, 1, 8, 8)
-    if solver == "torchdiffeq":
-        tolerances = {"rtol": 1e-5, "atol": 1e-5}
-        return outcome(problem, samples, solver, budget=None, grid="adaptive", settings=tolerances, seed=seed)
-    return outcome(problem, samples, solver, budget=400, seed=seed)
-
-
-@pytest.mark.parametrize("solver", ["dpmpp_2m", "torchdiffeq"])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_bits_per_dim_of_an_exactly_known_density(white: Digits, solver: str, seed: int) -> None:
-    row, bits = row_of(white, solver, seed), exact_bits(white, seed)
-    result = BitsPerDim().evaluate(row)
-    assert result.value == pytest.approx(float(bits.mean()), abs=0.003)
-    assert result.floor == pytest.approx(float(bits.mean()), abs=3e-4)
-    assert result.standard_error == pytest.approx(float(bits.std()) / IMAGES**0.5, rel=0.05)
-
-
-def test_bits_per_dim_of_data_on_another_scale(white: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scale enters twice, in the states and in the change of variables, and the sum of both is known."""
-    plain = BitsPerDim().evaluate(row_of(white, "torchdiffeq")).value
-    likelihood._row_solve.cache_clear()
-    likelihood._converged_bits.cache_clear()
-    monkeypatch.setattr(white, "scale", 2 * white.scale)
-    wider = BitsPerDim().evaluate(row_of(white, "torchdiffeq")).value
-    assert wider == pytest.approx(float(exact_bits(white, 0).mean()), abs=0.003)
-    assert wider != pytest.approx(plain, abs=0.02)
-
-
-@pytest.mark.parametrize(("solver", "calls"), [("euler", 5), ("heun", 4)])
-def test_the_likelihood_solve_has_the_rows_budget(
-    white: Digits, monkeypatch: pytest.MonkeyPatch, solver: str, calls: int
-) -> None:
-    process = white.process()
-    monkeypatch.setattr(white, "process", lambda: process)
-    monkeypatch.setattr(likelihood, "_converged_bits", lambda *a: torch.zeros(IMAGES, dtype=torch.float64))
-    value = BitsPerDim().evaluate(outcome(white, torch.zeros(4, 1, 8, 8), solver, budget=5))
-    assert value.own_nfe == calls
-    assert value.own_seconds is not None
-    assert value.own_seconds > 0
-    assert process.evaluations.calls == calls
-    assert process.evaluations.derivative_passes == calls, "one probe"
-
-
-def test_bits_per_dim_is_of_the_rows_own_solver_and_budget(white: Digits) -> None:
-    """A coarse solve is far from the converged one, and the error of the second metric is that distance."""
-    row = outcome(white, torch.zeros(4, 1, 8, 8), "dpmpp_2m", budget=5)
-    value, error = BitsPerDim().evaluate(row), BitsPerDimError().evaluate(row)
-    assert value.value is not None
-    assert value.floor is not None
-    assert abs(value.value - value.floor) > 0.02
-    assert error.value == pytest.approx(abs(value.value - value.floor), rel=1e-4)
-
-
-@pytest.mark.parametrize("metric", [BitsPerDim, BitsPerDimError])
-def test_bits_per_dim_of_a_stochastic_solver_is_blank_with_the_reason(digits: Digits, metric: Any) -> None:
-    result = metric().evaluate(outcome(digits, torch.zeros(4, 1, 8, 8), "ancestral"))
-    assert (result.value, result.reason) == (None, "not an ODE solver")
-
-
-def test_a_likelihood_that_diverges_is_blank_with_the_reason(white: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(white, "process", lambda: ReverseProcess(white.sde, lambda x, t: x * 1e30, "score"))
-    monkeypatch.setattr(likelihood, "_converged_bits", lambda *a: pytest.fail("not needed"))
-    result = BitsPerDim().evaluate(outcome(white, torch.zeros(4, 1, 8, 8)))
-    assert (result.value, result.reason) == (None, "the solve of the likelihood diverged")
 
 
 # The menu.
@@ -410,6 +248,9 @@ def test_every_metric_of_a_problem_is_on_the_menu_and_says_what_it_is() -> None:
             assert metric.label
             assert metric.unit
             assert metric.reference
-    assert not any(name.startswith("fid") for name in metric_classes()), "FID means Inception features"
-    with pytest.raises(UsageError, match=r"no metric 'fd_digit'; did you mean 'fd_digits'\?"):
+    for name, cls in metric_classes().items():
+        assert not name.startswith("fid") or getattr(cls, "extractor", None) == INCEPTION, (
+            "FID means Inception features"
+        )
+    with pytest.raises(UsageError, match=r"no metric 'fd_digit'; did you mean 'fd_digits'"):
         get_metric("fd_digit")

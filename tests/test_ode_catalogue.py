@@ -18,11 +18,12 @@ from bench.problems.gaussian import Gaussian
 from bench.problems.mixture import Mixture2d
 from bench.problems.problem import FlowProblem
 from solvers.control import StepControl
+from solvers.divergence import Hutchinson, make_probes
 from solvers.errors import DivergenceError, UsageError
 from solvers.grids import make_grid
-from solvers.likelihood import log_density, rademacher
+from solvers.likelihood import log_density
 from solvers.methods._exponential import phi
-from solvers.methods._multistep import interpolation_weights
+from solvers.methods._multistep import interpolation_weights, quadrature
 from solvers.process import ReverseProcess
 from solvers.registry import get_solver
 from solvers.sde import SDES, VP, get_sde
@@ -331,8 +332,11 @@ def test_phi_by_its_integral(k: int) -> None:
 
 
 def test_adams_bashforth_coefficients() -> None:
-    weights = interpolation_weights([0.0, -1.0, -2.0, -3.0], [1, 1 / 2, 1 / 3, 1 / 4])
-    assert weights == pytest.approx([55 / 24, -59 / 24, 37 / 24, -9 / 24])
+    nodes = torch.tensor([[0.0, -1.0, -2.0, -3.0]], dtype=torch.float64)
+    nodes = torch.cat([nodes, nodes.masked_fill(nodes < -1, math.nan)])
+    full, ramp = interpolation_weights(nodes, *quadrature(1)).tolist()
+    assert full == pytest.approx([55 / 24, -59 / 24, 37 / 24, -9 / 24], rel=1e-13)
+    assert ramp == pytest.approx([3 / 2, -1 / 2, 0, 0], rel=1e-14)
 
 
 def adaptive_run(
@@ -401,12 +405,12 @@ def test_adaptive_likelihood(name: str, settings: dict[str, Any]) -> None:
     """On a diagonal Gaussian one Rademacher probe gives the exact divergence."""
     problem = Gaussian(sde=VP())
     x = problem.marginal_sample(0.01, problem.normals(3, 0), "x")
-    probes = rademacher(problem.normals(3, 1).normal("probe"))
+    probes = make_probes(problem.normals(3, 1).normal("probe"))[None]
     ts = torch.tensor([0.01, 1.0], dtype=torch.float64)
     process = problem.process()
     tol = 1e-6 if name == "dpm_adaptive" else 1e-5
     solver = get_solver(name, **settings, rtol=tol, atol=tol)
-    found = log_density(solver, process, x, ts, probes, lambda x_end: problem.log_density(x_end, 1.0))
+    found = log_density(solver, process, x, ts, Hutchinson(probes), lambda x_end: problem.log_density(x_end, 1.0)).log_p
     # The log-determinant is carried times alpha, which is 1/151 at the end: every step's error counts 151 times.
     torch.testing.assert_close(found, problem.log_density(x, 0.01), rtol=0, atol=5e-2)
     assert process.evaluations.derivative_passes == process.evaluations.calls
@@ -419,13 +423,14 @@ def test_rows_on_the_way_keep_their_probes(name: str, settings: dict[str, Any]) 
     problem = Mixture2d(sde=VP())
     x = problem.marginal_sample(0.05, problem.normals(3, 0), "x")
     x[0] *= 6
-    probes = rademacher(problem.normals(3, 1).normal("probe"))
+    probes = make_probes(problem.normals(3, 1).normal("probe"))[None]
     ts = torch.tensor([0.05, 1.0], dtype=torch.float64)
     solver, process = get_solver(name, **settings, rtol=1e-3, atol=1e-3), problem.process()
-    together = log_density(solver, process, x, ts, probes)
+    together = log_density(solver, process, x, ts, Hutchinson(probes)).log_p
     assert len(set(process.evaluations.per_sample(3).tolist())) > 1
     for i in range(3):
-        alone = log_density(solver, problem.process(), x[i : i + 1], ts, probes[:, i : i + 1])
+        own = Hutchinson(probes[:, i : i + 1])
+        alone = log_density(solver, problem.process(), x[i : i + 1], ts, own).log_p
         torch.testing.assert_close(alone[0], together[i], rtol=0, atol=1e-8)
 
 

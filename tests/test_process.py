@@ -8,8 +8,8 @@ from torch import Tensor
 
 from bench.problems.gaussian import Gaussian
 from bench.problems.mixture import Mixture2d
+from solvers.divergence import ExactDivergence, Hutchinson
 from solvers.errors import UsageError
-from solvers.likelihood import exact_probes
 from solvers.process import PARAMETRISATIONS, Evaluations, Parametrisation, ReverseProcess
 from solvers.sde import SDES, ForwardSDE, expand
 
@@ -65,9 +65,9 @@ def test_every_evaluation_is_counted():
         assert counted() == (calls, 5 * calls, 0)
     process.score(x[:2], torch.full((2,), 0.5))
     assert counted() == (5, 22, 0)
-    process.score_and_divergence(x, 0.5, exact_probes(x))
+    process.score_and_divergence(x, 0.5, ExactDivergence())
     assert counted() == (6, 27, 8)
-    process.score_and_divergence(x, 0.5, exact_probes(x)[:1])
+    process.score_and_divergence(x, 0.5, Hutchinson(torch.ones_like(x)[None]))
     assert counted() == (7, 32, 9)
     assert problem.process().evaluations == Evaluations()
 
@@ -98,24 +98,11 @@ def test_exact_divergence_is_the_trace_of_the_jacobian(parametrisation: Parametr
     process = ReverseProcess(problem.sde, lambda x, t: getattr(network, parametrisation)(x, t), parametrisation)
     x = problem.marginal_sample(0.3, problem.normals(6, 0), "x")
     t = torch.linspace(0.2, 0.6, 6, dtype=torch.float64) if per_sample else torch.full((6,), 0.3, dtype=torch.float64)
-    score, divergence = process.score_and_divergence(x, t if per_sample else 0.3, exact_probes(x))
+    score, divergence = process.score_and_divergence(x, t if per_sample else 0.3, ExactDivergence())
     assert torch.allclose(score, scores.score(x, t), rtol=1e-9)
     for i in range(6):
         jacobian = torch.autograd.functional.jacobian(lambda z, i=i: problem._score(z[None], t[i : i + 1])[0], x[i])
         assert divergence[i].item() == pytest.approx(jacobian.trace().item(), rel=1e-9, abs=1e-9)
-
-
-def test_one_probe_is_the_quadratic_form():
-    problem = Mixture2d()
-    x = problem.marginal_sample(0.3, problem.normals(6, 0), "x")
-    probes = torch.randn(3, 6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    t = torch.full((1,), 0.3, dtype=torch.float64)
-    jacobians = [torch.autograd.functional.jacobian(lambda z: problem._score(z[None], t)[0], row) for row in x]
-    forms = torch.stack([torch.stack([v @ j @ v for v, j in zip(probe, jacobians, strict=True)]) for probe in probes])
-    together = problem.process().score_and_divergence(x, 0.3, probes)[1]
-    assert torch.allclose(together, forms.mean(0), rtol=1e-10, atol=1e-10)
-    alone = problem.process().score_and_divergence(x, 0.3, probes[:1])[1]
-    assert torch.allclose(alone, forms[0], rtol=1e-10, atol=1e-10)
 
 
 def test_a_network_without_derivatives_has_no_divergence():
@@ -125,7 +112,7 @@ def test_a_network_without_derivatives_has_no_divergence():
 
     process, x = ReverseProcess(SDES["vp"](), network), torch.ones(3, 2)
     with pytest.raises(UsageError, match=r"score_and_divergence: .*; got 'a prediction without a gradient'. Remove"):
-        process.score_and_divergence(x, 0.5, exact_probes(x))
+        process.score_and_divergence(x, 0.5, ExactDivergence())
 
 
 def test_an_unknown_parametrisation_is_refused():

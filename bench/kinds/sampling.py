@@ -52,16 +52,18 @@ class Sampling(Kind):
     def measure(self, cell: Cell) -> tuple[Record, Tensor | None]:
         spec, problem = cell.spec, cell.problem
         solver = get_solver(spec.solver, **spec.settings)
+        # No noise in the last step of a stochastic solver on a grid; otherwise the last state is kept.
+        last: LastStep = spec.last or ("mean" if solver.stochastic and not solver.adaptive else "keep")
         steps = None
         if isinstance(solver, FixedStepSolver):
             assert spec.budget is not None
-            if solver.nfe(1) > spec.budget:
-                reason = f"one step takes {solver.nfe(1)} evaluations, the budget is {spec.budget}"
+            # Tweedie's step is an evaluation too.
+            least, most = solver.nfe(1), spec.budget - (last == "tweedie")
+            if least > most:
+                reason = f"one step takes {least + spec.budget - most} evaluations, the budget is {spec.budget}"
                 return failure(spec, "skipped", reason), None
-            steps = solver.steps_for(spec.budget)
+            steps = solver.steps_for(most)
         ts = make_grid(spec.grid if steps else "uniform", problem.sde, steps or 1)
-        # No noise in the last step of a stochastic solver on a grid; otherwise the last state is kept.
-        last: LastStep = "mean" if solver.stochastic and not solver.adaptive else "keep"
         start = problem.prior(spec.n, spec.seed)
 
         began = environment.now(problem.device)
@@ -77,7 +79,7 @@ class Sampling(Kind):
         values: dict[str, MetricValue] = {}
         if not diverged:
             outcome = Outcome(spec, problem, solver, solve.samples.cpu())
-            values = {metric.key: metric.evaluate(outcome) for metric in cell.metrics}
+            values = {metric.key: metric.measure(outcome) for metric in cell.metrics}
         metric_seconds = environment.now(problem.device) - began
 
         record = Record(
@@ -85,7 +87,7 @@ class Sampling(Kind):
             status="diverged" if diverged else "done",
             reason=diverged,
             last=last,
-            cost=_cost(solve, steps, spec.n, bare, cell.load_seconds, warm_up_seconds, metric_seconds),
+            cost=cost_of(solve, steps, spec.n, bare, cell.load_seconds, warm_up_seconds, metric_seconds),
             metrics=values,
             environment=environment.environment(problem.device),
         )
@@ -155,7 +157,7 @@ def _has_diverged(samples: Tensor, start: Tensor) -> str | None:
     return f"root mean square {size:.3g} exceeds {limit:.3g}" if size > limit else None
 
 
-def _cost(
+def cost_of(
     solve: Solve,
     steps: int | None,
     n: int,
@@ -164,6 +166,7 @@ def _cost(
     warm_up_seconds: float,
     metric_seconds: float,
 ) -> Cost:
+    """What a solve of n samples took, given the seconds of a bare evaluation of one sample."""
     calls = sum(e.calls for e in solve.evaluations)
     rows = sum(e.rows for e in solve.evaluations)
     network_seconds = rows * bare

@@ -1,116 +1,65 @@
-"""Bits per dimension of held-out data by the row's own solver at its own budget, and the solver's part in it."""
+"""Bits per dimension of held-out data, and each of its errors: metrics of cells of kind ``likelihood``."""
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
-from bench.environment import now
+from bench.likelihood import Converged, ImageSolve, dequantisation_error, probe_error
 from bench.metrics.metric import Metric, Outcome, register_metric, replicates
-from bench.problems.digits import Digits
 from bench.record import MetricValue
-from pretrained.data import dequantise
-from solvers.grids import make_grid
-from solvers.likelihood import bits_per_dim, log_density, rademacher
-from solvers.registry import get_solver
-from solvers.solver import FixedStepSolver, Solver
-
-# Held-out images a value is the mean of.
-IMAGES = 256
-# The converged solve that the solver's error is measured against.
-CONVERGED = {"method": "dopri5", "rtol": 1e-6, "atol": 1e-6}
 
 
-@dataclass(frozen=True)
-class _Solve:
-    """Bits/dim of each image, (256,), float64; evaluations an image, each with a derivative pass; seconds."""
+@dataclass(frozen=True, eq=False)
+class LikelihoodOutcome(Outcome):
+    """A cell's likelihood solve, and the converged one of the same images, draws and probes."""
 
-    bits: Tensor
-    nfe: float
-    seconds: float
-
-
-def _solve(problem: Digits, solver: Solver, steps: int, grid: str, seed: int) -> _Solve:
-    sde = problem.sde
-    ts = make_grid(grid, sde, steps, sde.t_min_likelihood, sde.t_max)
-    normals = problem.normals(IMAGES, seed)
-    values = problem.reference(IMAGES, seed, 0).to(problem.device)
-    # A unit normal's distribution function makes it the uniform that dequantises.
-    uniform = torch.special.ndtr(normals.normal("dequantisation"))
-    x = problem.scale * dequantise(values, problem.levels, uniform) + problem.offset
-    process, probe = problem.process(), rademacher(normals.normal("probe"))
-    began = now(problem.device)
-    log_p = log_density(solver, process, x, ts, probe)
-    seconds = now(problem.device) - began
-    bits = bits_per_dim(log_p.double(), x[0].numel(), problem.levels, problem.scale).cpu()
-    return _Solve(bits, process.evaluations.rows / IMAGES, seconds)
+    solve: ImageSolve
+    converged: Converged
 
 
-@lru_cache(maxsize=1)
-def _row_solve(outcome: Outcome) -> _Solve:
-    """By the row's solver."""
-    spec, solver = outcome.spec, outcome.solver
-    assert isinstance(outcome.problem, Digits)
-    if not isinstance(solver, FixedStepSolver):
-        return _solve(outcome.problem, solver, 1, "uniform", spec.seed)
-    assert spec.budget is not None
-    return _solve(outcome.problem, solver, solver.steps_for(spec.budget), spec.grid, spec.seed)
-
-
-@lru_cache(maxsize=8)
-def _converged_bits(problem: Digits, seed: int) -> Tensor:
-    """By the converged solve, the same probe and dequantisation."""
-    return _solve(problem, get_solver("torchdiffeq", **CONVERGED), 1, "uniform", seed).bits
-
-
-class _OwnLikelihood(Metric):
-    """A metric of the row's own likelihood solve."""
+class BitsMetric(Metric):
+    """A metric of a likelihood solve."""
 
     unit: ClassVar[str] = "bits per dimension"
+    direction: ClassVar[Literal["lower", "higher", "none"]] = "none"
+    limits: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     shared: ClassVar[bool] = True
     reference: ClassVar[str] = "Song et al. 2021, arXiv:2011.13456, sec. 4.3 and app. D.2"
 
     def evaluate(self, outcome: Outcome) -> MetricValue:
-        if outcome.solver.stochastic:
-            return MetricValue(reason="not an ODE solver")
-        solve = _row_solve(outcome)
-        value = MetricValue(reason="the solve of the likelihood diverged")
-        if bool(solve.bits.isfinite().all()):
-            assert isinstance(outcome.problem, Digits)
-            value = self._value(solve.bits, _converged_bits(outcome.problem, outcome.spec.seed))
-        return value.model_copy(update={"own_nfe": solve.nfe, "own_seconds": solve.seconds})
+        if not isinstance(outcome, LikelihoodOutcome):
+            return MetricValue(reason="a metric of cells of kind likelihood")
+        return self.of(outcome.solve.bits, outcome.converged)
 
-    def _value(self, bits: Tensor, converged: Tensor) -> MetricValue:
+    def of(self, bits: Tensor, converged: Converged) -> MetricValue:
+        """Of bits/dim by image, draw and probe, (n, draws, probes)."""
         raise NotImplementedError
 
 
 @register_metric
-class BitsPerDim(_OwnLikelihood):
-    """-log2 p(x)/D - log2(scale) + log2(L) of 256 held-out digits, uniformly dequantised, under the flow's density.
+class BitsPerDim(BitsMetric):
+    """-log2 p(x)/D - log2(scale) + log2(L) of held-out images, uniformly dequantised, under the flow's density.
 
-    The row's solver integrates state and log-determinant upwards from t = 1e-5 on its own grid at its own budget (or
-    tolerance), the divergence by one Rademacher probe fixed for the solve. The value is what that solve gives, not a
-    bound: a coarse solve errs to either side, so it does not rank solvers. Floor: the converged solve's value.
+    The cell's solver integrates state and log-determinant upwards from t_min_likelihood on its own grid at its own
+    budget (or tolerance). The value is what that solve gives, not a bound: a coarse solve errs to either side, so it
+    does not rank solvers. The standard error is that of the mean over images, draws and probes. Floor: the converged
+    solve's value.
     """
 
     key: ClassVar[str] = "bits_per_dim"
     label: ClassVar[str] = "bits/dim by the row's own solver"
-    direction: ClassVar[Literal["lower", "higher", "none"]] = "none"
-    limits: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 
-    def _value(self, bits: Tensor, converged: Tensor) -> MetricValue:
-        error = float(bits.std()) / IMAGES**0.5
+    def of(self, bits: Tensor, converged: Converged) -> MetricValue:
         left = replicates(lambda kept: float(kept.mean()), bits)
-        floor = float(converged.mean())
-        return MetricValue(value=float(bits.mean()), standard_error=error, floor=floor, replicates=left)
+        floor = float(converged.bits.mean())
+        return MetricValue(value=float(bits.mean()), standard_error=_error(bits), floor=floor, replicates=left)
 
 
 @register_metric
-class BitsPerDimError(_OwnLikelihood):
-    """|mean difference| in bits/dim between the row's solve and a converged one, same images, dequantisation and probe.
+class BitsPerDimError(BitsMetric):
+    """|mean difference| in bits/dim between the cell's solve and a converged one, same images, draws and probes.
 
     The solver's part of ``bits_per_dim``. The converged solve is dopri5 at 1e-6, so errors below about 1e-5 are not
     resolved.
@@ -118,9 +67,84 @@ class BitsPerDimError(_OwnLikelihood):
 
     key: ClassVar[str] = "bits_per_dim_error"
     label: ClassVar[str] = "solver error in bits/dim"
+    direction: ClassVar[Literal["lower", "higher", "none"]] = "lower"
+    limits: ClassVar[tuple[float, float]] = (0.0, math.inf)
 
-    def _value(self, bits: Tensor, converged: Tensor) -> MetricValue:
-        difference = bits - converged
-        error = float(difference.std()) / IMAGES**0.5
+    def of(self, bits: Tensor, converged: Converged) -> MetricValue:
+        difference = bits - converged.bits
         left = replicates(lambda kept: abs(float(kept.mean())), difference)
+        error = _error(difference)
         return MetricValue(value=abs(float(difference.mean())), standard_error=error, replicates=left)
+
+
+@register_metric
+class BitsProbeError(BitsMetric):
+    """Standard error of ``bits_per_dim`` from the probes of the divergence: their spread within image and draw."""
+
+    key: ClassVar[str] = "bits_probe_error"
+    label: ClassVar[str] = "standard error from probes"
+    limits: ClassVar[tuple[float, float]] = (0.0, math.inf)
+    reference: ClassVar[str] = "Grathwohl et al. 2019, arXiv:1810.01367, sec. 3.1"
+
+    def of(self, bits: Tensor, converged: Converged) -> MetricValue:
+        error = probe_error(bits)
+        return MetricValue(value=error, reason="a single probe" if error is None else None)
+
+
+@register_metric
+class BitsDequantisationError(BitsMetric):
+    """Standard error of ``bits_per_dim`` from the draws of the dequantisation, the probes' part taken off."""
+
+    key: ClassVar[str] = "bits_dequantisation_error"
+    label: ClassVar[str] = "standard error from dequantisation"
+    limits: ClassVar[tuple[float, float]] = (0.0, math.inf)
+    reference: ClassVar[str] = "Theis et al. 2016, arXiv:1511.01844, sec. 3.1"
+
+    def of(self, bits: Tensor, converged: Converged) -> MetricValue:
+        error = dequantisation_error(bits)
+        return MetricValue(value=error, reason="a single draw or probe" if error is None else None)
+
+
+@register_metric
+class BitsPriorMismatch(BitsMetric):
+    """What ``bits_per_dim`` is too high by because the prior stands for the law at t_max, taken from training images.
+
+    Mean of log2 p_t_max - log2 p_prior over D, at the converged encodings.
+    """
+
+    key: ClassVar[str] = "bits_prior_mismatch"
+    label: ClassVar[str] = "prior mismatch at t_max"
+    reference: ClassVar[str] = "Song et al. 2021, arXiv:2101.09258, theorem 1"
+
+    def of(self, bits: Tensor, converged: Converged) -> MetricValue:
+        return MetricValue(value=converged.prior)
+
+
+@register_metric
+class BitsSmoothing(BitsMetric):
+    """What ``bits_per_dim`` is too high by as t_min stands for 0: log2 p_0 - log2 p_t_min over D, to first order."""
+
+    key: ClassVar[str] = "bits_smoothing"
+    label: ClassVar[str] = "smoothing at t_min"
+    reference: ClassVar[str] = "heat equation, see solvers.density_errors"
+
+    def of(self, bits: Tensor, converged: Converged) -> MetricValue:
+        return MetricValue(value=converged.smoothing)
+
+
+@register_metric
+class BitsBound(BitsMetric):
+    """The variational upper bound on bits/dim under the reverse SDE, from the denoising loss."""
+
+    key: ClassVar[str] = "bits_bound"
+    label: ClassVar[str] = "variational bound"
+    reference: ClassVar[str] = "Kingma et al. 2021, arXiv:2107.00630, eq. 11; Song et al. 2021, arXiv:2101.09258"
+
+    def of(self, bits: Tensor, converged: Converged) -> MetricValue:
+        return MetricValue(value=float(converged.bound.mean()), standard_error=_error(converged.bound[:, :, None]))
+
+
+def _error(values: Tensor) -> float:
+    """Standard error of the mean of (n, draws, probes), images being independent."""
+    by_image = values.mean((1, 2))
+    return float(by_image.std()) / math.sqrt(len(by_image))

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from bench.problems.problem import Problem
 from bench.record import CellSpec, MetricValue
 from bench.registry import Registry
+from solvers.errors import UsageError
 from solvers.solver import Solver
 
 
@@ -53,10 +55,40 @@ class Metric(ABC):
     def evaluate(self, outcome: Outcome) -> MetricValue:
         """Value, standard error and floor; or the reason why there is none."""
 
-    @property
-    def hashes(self) -> dict[str, str]:
-        """Hashes of the files that the value depends on."""
+    def measure(self, outcome: Outcome) -> MetricValue:
+        """:meth:`evaluate`, or the reason why these samples, or this value, are none to evaluate; never raises it."""
+        try:
+            check_samples(outcome)
+            value = self.evaluate(outcome)
+        except UsageError as error:
+            return MetricValue(reason=str(error))
+        except ValidationError:
+            return MetricValue(reason=f"{self.key} is not finite")
+        low, high = self.limits
+        if value.value is not None and not low <= value.value <= high:
+            return MetricValue(reason=f"{self.key} lies in [{low:g}, {high:g}], computed was {value.value:g}")
+        return value
+
+    def hashes(self, problem: Problem, spec: CellSpec) -> dict[str, str]:
+        """Hashes of the files and references that the value depends on, as far as they are here."""
         return {}
+
+
+def check_samples(outcome: Outcome) -> None:
+    """Refuse samples that no metric means anything of.
+
+    Raises:
+        UsageError: their number or shape is not the cell's, one is not a finite number, or all of them are equal.
+    """
+    samples, spec, problem = outcome.samples, outcome.spec, outcome.problem
+    who, todo = f"samples of {spec.solver}", "Look at the solver, or remove the record and its samples and run again"
+    wanted = (spec.n, *problem.shape)
+    if tuple(samples.shape) != wanted or not spec.n:
+        raise UsageError(who, f"they have the shape {wanted}", tuple(samples.shape), todo)
+    if not bool(samples.isfinite().all()):
+        raise UsageError(who, "they are finite", f"{int((~samples.isfinite()).sum())} values that are not", todo)
+    if spec.n > 1 and bool((samples == samples[:1]).all()):
+        raise UsageError(who, "they differ from one another", f"{spec.n} times the same", todo)
 
 
 METRICS: Registry[Metric] = Registry("metric", "bench.metrics")

@@ -1,0 +1,191 @@
+"""Bits per dimension of images by one solve, with what is known of each of its errors."""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from bench.environment import now
+from bench.image_model import ImageModel
+from pretrained.data import dequantise
+from solvers.bound import variational_bound
+from solvers.density_errors import mixture_log_density, prior_mismatch, smoothing
+from solvers.divergence import Hutchinson, Law, make_probes
+from solvers.grids import make_grid
+from solvers.likelihood import bits_per_dim, log_density
+from solvers.process import Evaluations
+from solvers.registry import get_solver
+from solvers.sde import ForwardSDE
+from solvers.solver import Solver
+
+# The converged solve that a solver's error is measured against. On the digits network it lies within 1e-5 bits/dim of
+# an image's value in double precision at 1e-8.
+CONVERGED = {"method": "dopri5", "rtol": 1e-6, "atol": 1e-6}
+# Training images that stand for the law at t_max.
+POINTS = 500
+# Times of the variational bound, a sample.
+BOUND_DRAWS = 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the likelihood is taken of, apart from the solver; equal plans share the converged solve.
+
+    Attributes:
+        n: images, the first of the split.
+        draws: dequantisations of each.
+        probes: Hutchinson probes of each draw.
+        law: of the probes.
+        seed: of dequantisation and probes.
+        batch_size: images solved at once, each with all its draws; None for all.
+    """
+
+    n: int
+    draws: int = 2
+    probes: int = 2
+    law: Law = "rademacher"
+    seed: int = 0
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSolve:
+    """One solve.
+
+    Attributes:
+        bits: bits/dim by image, draw and probe, (n, draws, probes), float64, on the CPU.
+        x: the dequantised images, (n * draws, ...), draw by draw.
+        end: states at t_max, shape of x.
+        evaluations: counted, one entry a batch.
+        seconds: of the solves alone.
+    """
+
+    bits: Tensor
+    x: Tensor
+    end: Tensor
+    evaluations: list[Evaluations]
+    seconds: float
+
+    @property
+    def nfe(self) -> float:
+        """Evaluations a dequantised image, each with a derivative pass a probe."""
+        return sum(e.rows for e in self.evaluations) / len(self.x)
+
+
+@dataclass(frozen=True)
+class Converged:
+    """What does not depend on the solver.
+
+    Attributes:
+        bits: of the converged solve, the plan's draws and probes.
+        prior: what they are too high by because the prior stands for the law at t_max, the mean of log2 p_t_max -
+            log2 p_prior at the encodings over D.
+        smoothing: what they are too high by because t_min stands for 0, the mean of log2 p_0 - log2 p_t_min over D.
+        bound: estimates of the variational upper bound, bits/dim of an image and draw, (n, draws).
+    """
+
+    bits: Tensor
+    prior: float
+    smoothing: float
+    bound: Tensor
+
+
+def grid_upwards(grid: str, sde: ForwardSDE, steps: int) -> Tensor:
+    """Times from t_min_likelihood up to t_max."""
+    return make_grid(grid, sde, steps, sde.t_min_likelihood, sde.t_max)
+
+
+def dequantised(model: ImageModel, plan: Plan, draw: int, first: int = 0, n: int | None = None) -> Tensor:
+    """States x_0 of images first ... first + n - 1 in a draw of the dequantisation."""
+    n = plan.n - first if n is None else n
+    values = model.reference(first + n, plan.seed, 0)[first:].to(model.device)
+    # A unit normal's distribution function makes it the uniform that dequantises.
+    uniform = torch.special.ndtr(model.normals(n, plan.seed, first).normal(_stream("dequantisation", draw)))
+    return model.scale * dequantise(values, model.levels, uniform) + model.offset
+
+
+def image_probes(model: ImageModel, plan: Plan, draw: int, first: int, n: int) -> Tensor:
+    """Probes of these images in a draw, (probes, n, ...)."""
+    normals = model.normals(n, plan.seed, first)
+    names = [_stream("probe", draw, k) for k in range(plan.probes)]
+    return make_probes(torch.stack([normals.normal(name) for name in names]), plan.law)
+
+
+def image_likelihood(model: ImageModel, solver: Solver, ts: Tensor, plan: Plan) -> ImageSolve:
+    """Bits/dim of each image, draw and probe by one solver; draws and probes are the same for every solver.
+
+    Args:
+        model: score model and data.
+        solver: an ODE solver.
+        ts: increasing grid, see :func:`grid_upwards`.
+        plan: images, draws and probes.
+
+    Raises:
+        UsageError: the solver is stochastic, or there are fewer images.
+    """
+    size = plan.n if plan.batch_size is None else plan.batch_size
+    bits, states, ends, evaluations, seconds = [], [], [], [], 0.0
+    for first in range(0, plan.n, size):
+        n = min(size, plan.n - first)
+        x = torch.cat([dequantised(model, plan, draw, first, n) for draw in range(plan.draws)])
+        probes = torch.cat([image_probes(model, plan, draw, first, n) for draw in range(plan.draws)], 1)
+        process = model.process()
+        began = now(model.device)
+        found = log_density(solver, process, x, ts, Hutchinson(probes))
+        seconds += now(model.device) - began
+        own = bits_per_dim(found.by_probe.double(), x[0].numel(), model.levels, model.scale).cpu()
+        bits.append(own.view(plan.draws, n, plan.probes).transpose(0, 1))
+        states.append(x.view(plan.draws, n, *x.shape[1:]))
+        ends.append(found.end.view(plan.draws, n, *x.shape[1:]))
+        evaluations.append(process.evaluations)
+    x, end = torch.cat(states, 1).flatten(0, 1), torch.cat(ends, 1).flatten(0, 1)
+    return ImageSolve(torch.cat(bits), x, end, evaluations, seconds)
+
+
+@lru_cache(maxsize=8)
+def converged(model: ImageModel, plan: Plan) -> Converged:
+    """The converged solve, and what a solve misses at both ends of time."""
+    sde = model.sde
+    solve = image_likelihood(model, get_solver("torchdiffeq", **CONVERGED), grid_upwards("uniform", sde, 1), plan)
+    points = model.scale * (model.reference(POINTS, plan.seed, 1).double() + 0.5) / model.levels + model.offset
+    law = mixture_log_density(solve.end, points.to(model.device), sde, sde.t_max)
+    nats = solve.x[0].numel() * math.log(2)
+    per_draw, size = [], plan.n if plan.batch_size is None else plan.batch_size
+    bounds = []
+    for draw, x in enumerate(solve.x.view(plan.draws, plan.n, *solve.x.shape[1:])):
+        for first in range(0, plan.n, size):
+            part = x[first : first + size]
+            probes = Hutchinson(image_probes(model, plan, draw, first, len(part)))
+            per_draw.append(smoothing(model.process(), part, sde.t_min_likelihood, probes))
+            normals = model.normals(len(part), plan.seed + draw, first)
+            bound = variational_bound(model.process(), part, normals, BOUND_DRAWS, model.scale / model.levels)
+            bounds.append(bits_per_dim(-bound, x[0].numel(), model.levels, model.scale).cpu())
+    return Converged(
+        bits=solve.bits,
+        prior=-float(prior_mismatch(sde, solve.end, law).mean()) / nats,
+        smoothing=-float(torch.cat(per_draw).mean()) / nats,
+        bound=torch.cat(bounds).view(plan.draws, plan.n).T,
+    )
+
+
+def probe_error(bits: Tensor) -> float | None:
+    """The probes' part in the standard error of the mean of bits (n, draws, probes); None with a single probe."""
+    n, draws, probes = bits.shape
+    return None if probes < 2 else float((bits.var(2) / probes).sum().sqrt()) / (n * draws)
+
+
+def dequantisation_error(bits: Tensor) -> float | None:
+    """The part of the draws, the probes' taken off; None with a single draw or probe."""
+    n, draws, _ = bits.shape
+    by_probes = probe_error(bits)
+    if draws < 2 or by_probes is None:
+        return None
+    both = float((bits.mean(2).var(1) / draws).sum()) / n**2
+    return math.sqrt(max(0.0, both - by_probes**2))
+
+
+def _stream(*words: object) -> str:
+    """Name of a stream of normals; the first draw and probe are called by the plain word."""
+    return " ".join(map(str, words)) if any(words[1:]) else str(words[0])

@@ -1,0 +1,76 @@
+"""Tables of likelihood cells: bits/dim with each of its errors, and the solver that costs least for an error."""
+
+import numpy as np
+import pandas as pd
+
+from bench.kinds.likelihood import ERRORS_APART
+from bench.tables import ROW, markdown_table, number, plain, summary_table
+
+# Solver errors in bits/dim whose cost is read off.
+TARGETS = (1e-1, 1e-2, 1e-3, 1e-4)
+
+
+def likelihood_section(table: pd.DataFrame) -> list[str]:
+    """Lines of a report on its likelihood cells, from the long table; none without such cells."""
+    cells = table[(table.kind == "likelihood") & table.value.notna()]
+    lines = []
+    for problem, part in cells.groupby("problem", sort=False):
+        summary = summary_table(part)
+        error = "bits_per_dim_error" if "bits_per_dim_error" in set(part.metric) else "log_density_error"
+        lines += [f"### {problem}: evaluations to a solver error in bits/dim", "", _cost_table(summary, error), ""]
+        if error == "bits_per_dim_error":
+            lines += [f"### {problem}: errors of bits/dim apart", "", _common_text(summary), "", _apart(summary), ""]
+    return ["## Likelihood", "", *lines] if lines else []
+
+
+def cost_to(points: pd.DataFrame, target: float) -> float:
+    """Fewest evaluations among the points from which on the error stays within the target; NaN if it never does."""
+    ordered = points.sort_values("nfe")
+    missed = np.flatnonzero(~(ordered.value.to_numpy() <= target))
+    within = ordered.iloc[missed[-1] + 1 if len(missed) else 0 :]
+    return float(within.nfe.iloc[0]) if len(within) else float("nan")
+
+
+def _cost_table(summary: pd.DataFrame, metric: str) -> str:
+    rows = []
+    for (solver, settings, grid), points in summary[summary.metric == metric].groupby(ROW[2:]):
+        costs = [cost_to(points, target) for target in TARGETS]
+        name = plain(f"{solver} ({settings})" if settings else str(solver))
+        rows.append((name, grid, *costs, float(points.value.min())))
+    rows.sort(key=lambda row: [np.inf if np.isnan(cost) else cost for cost in reversed(row[2:6])] + [row[6]])
+    heads = ("solver", "grid", *(f"≤ {target:g}" for target in TARGETS), "least error")
+    shown = (
+        (name, grid, *("not reached" if np.isnan(c) else f"{c:.0f}" for c in costs), f"{least:.1e}")
+        for name, grid, *costs, least in rows
+    )
+    return markdown_table(heads, shown)
+
+
+def _common_text(summary: pd.DataFrame) -> str:
+    """What does not depend on the solver."""
+    values = {key: summary[summary.metric == key] for key in (*ERRORS_APART, "bits_per_dim")}
+    converged, bound = values["bits_per_dim"], values["bits_bound"]
+    prior, smoothing = (float(values[f"bits_{name}"].value.mean()) for name in ("prior_mismatch", "smoothing"))
+    return (
+        f"Converged solve: {number(converged.floor.mean())} bits/dim. Variational bound (reverse SDE): "
+        f"{number(bound.value.mean(), bound.standard_error.mean())}. Too high by {number(prior)} "
+        f"for the prior's mismatch at t_max, and by {number(smoothing)} for the smoothing at t_min. "
+        "Below: means over seeds at the largest budget or finest tolerance; ± is the whole standard error, images "
+        "included; probes and dequantisation are their own parts of it in one seed."
+    )
+
+
+def _apart(summary: pd.DataFrame) -> str:
+    rows = []
+    for (solver, settings, grid), points in summary.groupby(ROW[2:]):
+        last = points[points.nfe == points.nfe.max()].set_index("metric")
+        if "bits_per_dim" not in last.index:
+            continue
+        bits, error = last.loc["bits_per_dim"], last.loc["bits_per_dim_error"]
+        name = plain(f"{solver} ({settings})" if settings else str(solver))
+        parts = [last.value.get(f"bits_{part}_error", np.nan) for part in ("probe", "dequantisation")]
+        text = number(bits.value, bits.standard_error)
+        rows.append((error.value, (name, grid, f"{bits.nfe:.0f}", text, number(error.value, error.standard_error),
+                                   *(number(part) for part in parts))))  # fmt: skip
+    heads = ("solver", "grid", "NFE", "bits/dim", "solver error", "probes", "dequantisation")
+    return markdown_table(heads, (row for _, row in sorted(rows)))

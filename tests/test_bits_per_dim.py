@@ -1,0 +1,209 @@
+"""Cells of kind likelihood: bits/dim and its errors apart under known densities, and where the density is exact."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from records import cell, compute
+from torch import Tensor
+
+from bench.cell import load_problem
+from bench.kinds.likelihood import ERRORS_APART, IMAGE_METRICS
+from bench.likelihood import (
+    Plan,
+    converged,
+    dequantisation_error,
+    dequantised,
+    grid_upwards,
+    image_likelihood,
+    image_probes,
+    probe_error,
+)
+from bench.matrix import load_matrix
+from bench.metrics.metric import Outcome, get_metric
+from bench.problems.digits import Digits
+from bench.record import Record
+from pretrained.data import dequantise, load_data
+from solvers.errors import UsageError
+from solvers.process import ReverseProcess
+from solvers.registry import get_solver, solver_names
+from solvers.solver import FixedStepSolver
+
+
+@pytest.fixture
+def white(monkeypatch: pytest.MonkeyPatch) -> Iterator[Digits]:
+    """Digits under the network of a unit Gaussian, which VP leaves as it is: log p is known exactly."""
+    problem, _ = load_problem("digits", "cpu")
+    assert isinstance(problem, Digits)
+    monkeypatch.setattr(problem, "process", lambda: ReverseProcess(problem.sde, lambda x, t: -x, "score"))
+    converged.cache_clear()
+    yield problem
+    converged.cache_clear()
+
+
+def exact_bits(problem: Digits, n: int, seed: int = 0) -> Tensor:
+    """-log2 N(x; 0, I)/64 - log2 scale + log2 17 of the first draw of the held-out digits, written out."""
+    uniform = torch.special.ndtr(problem.normals(n, seed).normal("dequantisation"))
+    values = load_data("digits", "test").values[:n]
+    x = (problem.scale * dequantise(values, 17, uniform) + problem.offset).double().flatten(1)
+    log_p = -(x.square() + math.log(2 * math.pi)).sum(1) / 2
+    return -log_p / (64 * math.log(2)) - math.log2(problem.scale) + math.log2(17)
+
+
+def measured(folder: Path, solver: str = "dpmpp_2m", **changes: Any) -> Record:
+    changes = {"problem": "digits", "n": 8, "budget": 20, **changes}
+    return compute(cell(solver, kind="likelihood", **changes), folder)
+
+
+def value(record: Record, metric: str) -> float:
+    found = record.metrics[metric].value
+    assert found is not None
+    return found
+
+
+def test_bits_of_an_exactly_known_density(white: Digits) -> None:
+    plan = Plan(n=20, draws=1, probes=1)
+    solver = get_solver("dpmpp_2m")
+    solve = image_likelihood(white, solver, grid_upwards("log_snr", white.sde, 200), plan)
+    assert solve.bits.shape == (20, 1, 1)
+    assert (solve.bits[:, 0, 0] - exact_bits(white, 20)).abs().max() < 0.004
+    assert (converged(white, plan).bits[:, 0, 0] - exact_bits(white, 20)).abs().max() < 5e-4
+    assert (solve.nfe, solve.evaluations[0].derivative_passes) == (200, 200)
+
+
+def test_bits_of_data_on_another_scale(white: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scale enters twice, in the states and in the change of variables, and the sum of both is known."""
+    plan = Plan(n=8, draws=1, probes=1)
+    plain = converged(white, plan).bits.mean()
+    converged.cache_clear()
+    monkeypatch.setattr(white, "scale", 2 * white.scale)
+    wider = converged(white, plan).bits
+    assert (wider[:, 0, 0] - exact_bits(white, 8)).abs().max() < 1e-3
+    assert abs(wider.mean() - plain) > 0.02
+
+
+def test_batches_make_no_difference(white: Digits) -> None:
+    ts = grid_upwards("log_snr", white.sde, 5)
+    whole, parts = (
+        image_likelihood(white, get_solver("heun"), ts, Plan(n=5, draws=2, probes=2, batch_size=size))
+        for size in (None, 2)
+    )
+    torch.testing.assert_close(whole.bits, parts.bits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(whole.x, parts.x, rtol=0, atol=0)
+    assert whole.nfe == parts.nfe == 10
+
+
+def test_draws_differ_and_share_their_image() -> None:
+    problem, plan = Digits(), Plan(n=6, draws=2)
+    first, second = (dequantised(problem, plan, draw) for draw in range(2))
+    assert 0 < (first - second).abs().max() <= problem.scale / problem.levels
+    probes = [image_probes(problem, plan, draw, 0, 6) for draw in range(2)]
+    assert probes[0].shape == (2, 6, 1, 8, 8)
+    # Of four independent ones, about half the signs of any two agree.
+    signs = torch.cat(probes).flatten(1)
+    for i in range(4):
+        for j in range(i):
+            assert 0.3 < float((signs[i] == signs[j]).double().mean()) < 0.7
+
+
+def test_each_source_of_error_is_told_from_the_others() -> None:
+    """Bits made of an image's, a draw's and a probe's part: their standard errors are those of the mean."""
+    n, draws, probes = 400, 3, 4
+    parts = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=parts, dtype=torch.float64)
+
+    bits = 2 + 5 * normal(n, 1, 1) + 0.3 * normal(n, draws, 1) + 0.2 * normal(n, draws, probes)
+    assert probe_error(bits) == pytest.approx(0.2 / math.sqrt(n * draws * probes), rel=0.1)
+    assert dequantisation_error(bits) == pytest.approx(0.3 / math.sqrt(n * draws), rel=0.1)
+    assert probe_error(bits[:, :, :1]) is None
+    assert dequantisation_error(bits[:, :1]) is None
+
+
+def test_a_cell_records_value_and_errors(white: Digits, tmp_path: Path) -> None:
+    record = measured(tmp_path, budget=20)
+    assert record.status == "done"
+    assert set(record.metrics) == {*IMAGE_METRICS, *ERRORS_APART}
+    assert record.cost is not None
+    assert (record.cost.nfe, record.cost.nfe_max, record.cost.derivative_passes) == (20, 20, 40)
+    floor = record.metrics["bits_per_dim"].floor
+    assert value(record, "bits_per_dim_error") == pytest.approx(abs(value(record, "bits_per_dim") - (floor or 0)))
+    assert value(record, "bits_per_dim_error") > 0.001
+    # One probe gives the trace of a diagonal Jacobian.
+    assert value(record, "bits_probe_error") < 1e-5
+    assert value(record, "bits_dequantisation_error") > 1e-3
+    x, sde = dequantised(white, Plan(n=8), 0).double().flatten(1), white.sde
+    # The states stay where they are; the law at t_max is the prior with the training images' mean times alpha.
+    centre = (2 * (load_data("digits", "train").values.double() + 0.5) / 17 - 1).flatten(1).mean(0)
+    expected = sde.alpha(1.0) * (x @ centre).mean() / (64 * math.log(2))
+    assert value(record, "bits_prior_mismatch") == pytest.approx(float(expected), rel=0.1)
+    expected = sde.sigma(1e-5) ** 2 / 2 * (64 - x.square().sum(1)).mean() / (64 * math.log(2))
+    assert value(record, "bits_smoothing") == pytest.approx(float(expected), abs=2e-6)
+    # The score is exact: the bound has no gap.
+    bound = record.metrics["bits_bound"]
+    exact = float(exact_bits(white, 8).mean())
+    assert bound.standard_error is not None
+    assert abs(value(record, "bits_bound") - exact) < 4 * bound.standard_error < 0.2
+
+
+def test_seeds_change_draws_and_probes_not_images(tmp_path: Path) -> None:
+    first, again, other = (measured(tmp_path / str(k), n=2, budget=5, seed=k // 2) for k in range(3))
+    assert value(first, "bits_per_dim") == value(again, "bits_per_dim") != value(other, "bits_per_dim")
+    problem = Digits()
+    k = [((dequantised(problem, Plan(n=4, seed=seed), 0) + 1) / 2 * 17).floor() for seed in (0, 1)]
+    assert torch.equal(k[0], k[1])
+
+
+@pytest.mark.parametrize("problem", ["gaussian", "mixture_2d"])
+def test_where_the_density_is_known_the_cell_has_the_error(problem: str, tmp_path: Path) -> None:
+    settings = {"rtol": 1e-5, "atol": 1e-5}
+    record = measured(tmp_path, "rk45", problem=problem, n=16, budget=None, grid="adaptive", settings=settings)
+    assert set(record.metrics) == {"log_density_error"}
+    assert value(record, "log_density_error") < 1e-3
+    coarse = measured(tmp_path, "euler", problem=problem, n=16, budget=20)
+    assert value(coarse, "log_density_error") > 0.02
+    assert record.cost is not None
+    assert record.cost.derivative_passes >= record.cost.forwards * 2
+
+
+def test_cells_without_a_likelihood_say_why(tmp_path: Path) -> None:
+    stochastic = measured(tmp_path, "ancestral")
+    assert (stochastic.status, stochastic.reason) == ("skipped", "not an ODE solver")
+    line = measured(tmp_path, problem="line_2d")
+    assert line.status == "skipped"
+    assert line.reason == "line_2d has neither a known density nor discrete images"
+    small = measured(tmp_path, "rk4", budget=3)
+    assert small.reason == "one step takes 4 evaluations, the budget is 3"
+
+
+def test_a_likelihood_that_diverges_says_so(white: Digits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(white, "process", lambda: ReverseProcess(white.sde, lambda x, t: x * 1e30, "score"))
+    record = measured(tmp_path, "euler")
+    assert (record.status, record.metrics) == ("diverged", {})
+
+
+def test_metrics_of_likelihood_have_no_value_of_samples() -> None:
+    problem = Digits()
+    outcome = Outcome(cell("euler", problem="digits"), problem, get_solver("euler"), torch.zeros(4, 1, 8, 8))
+    for name in (*IMAGE_METRICS, *ERRORS_APART, "log_density_error"):
+        found = get_metric(name).evaluate(outcome)
+        assert (found.value, found.reason) == (None, "a metric of cells of kind likelihood")
+
+
+def test_more_images_than_there_are_are_refused() -> None:
+    with pytest.raises(UsageError, match="there are 599 digits to compare with; got 600"):
+        image_likelihood(Digits(), get_solver("euler"), grid_upwards("log_snr", Digits().sde, 1), Plan(n=600))
+
+
+def test_the_matrix_has_every_ode_solver() -> None:
+    matrix = load_matrix("likelihood")
+    assert {entry.name for entry in matrix.solvers} == {n for n in solver_names() if not get_solver(n).stochastic}
+    cells = matrix.cells("cpu")
+    assert {spec.kind for spec in cells} == {"likelihood"}
+    for spec in cells:
+        solver = get_solver(spec.solver, **spec.settings)
+        assert not isinstance(solver, FixedStepSolver) or solver.nfe(1) <= (spec.budget or 0)
