@@ -2,9 +2,9 @@
 
 The procedure of Song et al.: SciPy's RK45 on the pair of state and log-determinant at rtol = atol = 1e-5, the batch one
 vector with one step size, and in every evaluation two calls of the network, one for the drift and one, differentiated
-in reverse mode, for the divergence. It is written here from the paper and its appendix. Both sides take the same images,
-dequantisation and probe; the error is the mean over the images of |bits/dim - converged|, the converged solve in double
-precision, the network too, at 1e-8.
+in reverse mode, for the divergence. It is written here from the paper and its appendix. Both sides take the same
+images, dequantisation and probe; the error is the mean over the images of |bits/dim - converged|, the converged solve
+in double precision, the network too, at 1e-8.
 
 Reference: Song et al. 2021, arXiv:2011.13456, sec. 4.3 and app. D.2.
 """
@@ -131,7 +131,7 @@ def procedures(case: Case) -> dict[str, Callable[[], Result]]:
 
 
 def measure(name: str = "digits", repeats: int = REPEATS) -> pd.DataFrame:
-    """A row a procedure: error, calls, derivative passes, median seconds of interleaved repeats, over the reference's."""
+    """A row a procedure: error, calls, derivative passes, median seconds of interleaved repeats, and the ratio."""
     with one_thread():
         case = case_of(name)
         exact = converged(case)
@@ -165,7 +165,7 @@ def best(table: pd.DataFrame) -> pd.Series:
 
 
 def targets(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a problem: the fastest of ours within the error beside the reference at 1e-5, and beside its own fastest."""
+    """A row a problem: the fastest of ours within the error, beside the reference at 1e-5 and beside its fastest."""
     rows = []
     for problem, part in table.groupby("problem", sort=False):
         chosen = best(part)
