@@ -40,7 +40,9 @@ def run_cell(spec: CellSpec, store: Store) -> Path:
     problem, load_seconds = load_problem(spec.problem, spec.device)
     kind = get_kind(spec.kind)
     metrics = [get_metric(name) for name in kind.metrics(type(problem))]
-    hashes = problem.hashes | {name: value for metric in metrics for name, value in metric.hashes.items()}
+    hashes = problem.hashes | {
+        name: value for metric in metrics for name, value in metric.hashes(problem, spec).items()
+    }
     hashes |= _plugin_hash(spec.solver)
     finished = store.finished(spec)
     if finished is not None and finished.status in SETTLED and finished.hashes == hashes:

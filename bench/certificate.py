@@ -21,6 +21,7 @@ import torch
 
 from bench.behaviour import CLAIMS
 from bench.certify import LEVELS, SLACK_ODE, doublings, ode_errors, order, slope_of
+from bench.compare import Comparison
 from bench.equilibrium import equilibrium
 from bench.problems.gaussian import Gaussian
 from bench.problems.mixture import Mixture2d
@@ -31,7 +32,6 @@ from solvers.errors import UsageError
 from solvers.sde import get_sde
 from solvers.solver import AdaptiveSolver, FixedStepSolver, Solver
 
-Comparison = Literal["better", "worse", "undecided"]
 Verdict = Literal["pass", "fail", "unresolved", "not claimed"] | Comparison
 
 PROBLEMS: dict[str, type[Gaussian] | type[Mixture2d]] = {"gaussian": Gaussian, "mixture_2d": Mixture2d}

@@ -8,8 +8,9 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from bench.certificate import FALLS, ORDERS, Comparison, Line
+from bench.certificate import FALLS, ORDERS, Line
 from bench.check import title
+from bench.compare import Comparison
 
 # Certificates that are shown line by line; of more, each has a row.
 IN_FULL = 6

@@ -51,6 +51,7 @@ def run(
     seed: Annotated[list[int] | None, typer.Option(help="seed instead of the matrix's; repeatable")] = None,
     device: DeviceOption = "auto",
     plugin: PluginOption = None,
+    weights: Annotated[Path | None, typer.Option(help="file of Inception's weights, for FID and its kin")] = None,
 ) -> None:
     """Run a benchmark matrix; finished cells are kept, so a run that was stopped goes on where it was."""
     from bench.environment import ROOT, resolve_device
@@ -60,6 +61,10 @@ def run(
     from pretrained.provenance import commit
 
     plugins = _load_plugins(plugin)
+    if weights is not None:
+        from bench.metrics.extractors import use_weights
+
+        use_weights(weights)
     where = resolve_device(device)
     chosen = load_matrix(matrix).select(problem or (), solver or (), nfe or (), seed or ())
     cells = chosen.cells(str(where))
@@ -69,7 +74,8 @@ def run(
     began = datetime.now(UTC).isoformat(timespec="seconds")
     counts, before = Counter[str](), Counter[str | None]()
     worker = LocalWorker(folder, chosen.timeout_seconds, plugins, _threads())
-    with _told_when_interrupted(), store.lock(), _only_run_on(str(where)), worker, _progress() as progress:
+    kept = _told_when_interrupted("Interrupted: finished cells are kept; the same command goes on.")
+    with kept, store.lock(), _only_run_on(str(where)), worker, _progress() as progress:
         task = progress.add_task("starting", total=len(cells))
         every = max(1, len(cells) // REPORTS)
         for done, spec in enumerate(cells):
@@ -199,15 +205,24 @@ def train(
     card: Annotated[str, typer.Argument(help="name of a shipped card, or path of a YAML file")],
     out_folder: Annotated[Path, typer.Option("--out", help="folder for weights and card")] = Path("results/training"),
     device: DeviceOption = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="go on with a run that was stopped or killed")] = False,
+    minutes: Annotated[float | None, typer.Option(min=0, help="stop after so many, to be resumed")] = None,
+    checkpoint_minutes: Annotated[float, typer.Option(min=0, help="minutes between checkpoints")] = 10,
 ) -> None:
-    """Train a checkpoint from its card."""
+    """Train a checkpoint from its card, in one stretch or in several (--minutes, --resume)."""
     from bench.environment import resolve_device
     from pretrained.card import load_card
     from pretrained.train import train as train_card
 
     chosen = load_card(card)
     where = resolve_device(device)
-    train_card(chosen, out_folder, where)
+    with _told_when_interrupted("Interrupted: the same command with --resume goes on from the last checkpoint."):
+        finished = train_card(
+            chosen, out_folder, where, resume=resume, minutes=minutes, checkpoint_minutes=checkpoint_minutes
+        )
+    if finished.result is None:
+        out.print("Stopped before the last step: the same command with --resume goes on.")
+        return
     out.print(f"Weights and card: {out_folder / chosen.name}.safetensors, .yaml", soft_wrap=True)
 
 
@@ -289,7 +304,7 @@ def check(
     """Certify solvers: measured order, counted evaluations, invariances; exit code 1 if a claim fails."""
     from bench import check as checking
     from bench.certificate_tables import summary, tables
-    from bench.compare import compared
+    from bench.rivals import compared
     from solvers.registry import parse_solver
 
     plugins = _load_plugins(plugin)
@@ -367,13 +382,16 @@ def _board(board: "Leaderboard") -> Table:
 
 
 @contextmanager
-def _told_when_interrupted() -> Iterator[None]:
-    """Ctrl-C ends a run with a word on what is kept (typer would end it without)."""
+def _told_when_interrupted(text: str) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end a run with a word on what is kept (typer would end it without)."""
     try:
         yield
     except KeyboardInterrupt:
-        err.print("Interrupted: finished cells are kept; the same command goes on.")
+        err.print(text)
         raise typer.Exit(130) from None
+    except SystemExit:
+        err.print(text)
+        raise
 
 
 @contextmanager

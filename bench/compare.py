@@ -1,124 +1,220 @@
-"""Two solvers side by side: same starts, same paths, same budgets, and a verdict on the paired difference.
+"""Paired statistics of cells: estimates with their errors, verdicts by Holm's correction, ranks with their intervals.
 
-Two ODE solvers are compared by the pathwise error: the distance of each sample from the exact flow, paired sample by
-sample. Where one draws noise, by the distance of its samples' law from the exact one (the Gaussian's W2 of the fits,
-the mixture's sliced W2), paired seed by seed; stochastic solvers then take the mean of the last step. A 95 % interval
-of the mean difference by Student's t decides: better or worse if it excludes 0, else undecided. Adaptive solvers run at
-the tightest tolerance whose mean evaluations stay within the budget.
+Cells of one seed share starts, Brownian paths and references, so two of them are compared by their difference, seed by
+seed, whose replicates are the differences of the cells' jackknife replicates. With W the mean over seeds of the squared
+jackknife error and B the variance between S seeds, the squared error of a mean over seeds is
+
+    V = W/S + max(0, B - W)/S,    where all seeds share one reference:  V = W' + max(0, B - W)/S,
+
+W' the squared jackknife error of the mean itself: in each replicate the same part of the reference is gone for every
+seed, so its sampling error does not average out. The ratio of mean and error is held against Student's t, its degrees
+of freedom by Satterthwaite's rule from those of the parts: S (K - 1) or, of W', K - 1, for K replicates, and S - 1.
+
+The spread between seeds can only add to the error within them: alone it decides nothing, unless replicates and
+standard errors are missing and there are at least 5 seeds; then V = B/S. docs/statistics.md tells how well this keeps
+its promises.
+
+References: Efron & Tibshirani 1993, sec. 11.5 (jackknife by blocks); Satterthwaite 1946, Biometrics Bull. 2, 110; Holm
+1979, Scand. J. Statist. 6, 65; Mogstad et al. 2024, Rev. Econ. Stud. 91, 476 (ranks from simultaneous verdicts).
 """
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Literal, Self
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import t as student
-from torch import Tensor
 
-from bench.certificate import PROBLEMS, Line, Verdict, get_problem_on
-from bench.certify import trajectories
-from bench.metrics.wasserstein import gaussian_w2, sliced_w2
-from bench.problems.gaussian import Gaussian
-from bench.problems.problem import FlowProblem
-from solvers.grids import make_grid
-from solvers.solver import FixedStepSolver, LastStep, Solver, integrate
+from bench.metrics.metric import BLOCKS
 
-SDE = "vp"
-GRID = "log_snr"
-BUDGETS = (10, 20, 50)
-PAIRS = 256
-SEEDS, SAMPLES = 12, 2000
+Comparison = Literal["better", "worse", "undecided"]
+Floats = NDArray[np.float64]
+
 CONFIDENCE = 0.95
-# Tolerances of an adaptive solver, from loose to tight.
-TOLERANCES = tuple(10 ** (-k / 4) for k in range(33))
+# From so many seeds on, their spread alone decides where a cell tells nothing of its own error.
+SEEDS_ALONE = 5
+# Differences of less than this part of the values are rounding's.
+ROUNDING = 1e-6
 
 
-def compared(solver: Solver, rival: Solver) -> Iterator[Line]:
-    """A line for each problem and budget.
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """Points by seed; NaN where there is nothing.
 
-    Declared is the rival's error, measured the solver's, the interval that of the solver's less the rival's.
+    Attributes:
+        values: (P, S).
+        squares: squared standard errors of the single cells, (P, S).
+        replicates: (P, S, K).
+        n: samples of the cells, (P, S); cells of different n are not compared.
+        resolution: differences below it decide nothing; (P,).
+        shared: whether all seeds are held against one reference.
     """
-    for key in PROBLEMS:
-        problem = get_problem_on(key, SDE)
-        for budget in BUDGETS:
-            claim, pairs = _errors(solver, rival, problem, budget)
-            name = f"{claim} at NFE {budget} against {rival.key}"
-            if pairs is None:
-                yield Line(solver.key, solver.settings, name, SDE, key, None, "no step within it", None, "undecided")
-                continue
-            own, other = pairs
-            interval = difference_interval(own - other)
-            yield Line(
-                solver.key,
-                solver.settings,
-                name,
-                SDE,
-                key,
-                float(other.mean()),
-                float(own.mean()),
-                interval,
-                verdict_of(interval),
-            )
+
+    values: Floats
+    squares: Floats
+    replicates: Floats
+    n: Floats
+    resolution: Floats
+    shared: bool = False
+
+    def minus(self, other: Self, point: int | None = None) -> "Sampled":
+        """Paired differences from the other's points in their order, or from one of its points."""
+        chosen = slice(None) if point is None else slice(point, point + 1)
+        pairs = self.n == other.n[chosen]
+        values = np.where(pairs, self.values - other.values[chosen], np.nan)
+        replicates = np.where(pairs[..., None], self.replicates - other.replicates[chosen], np.nan)
+        resolution = np.fmax(self.resolution, other.resolution[chosen])
+        # Where a cell has no replicates the errors add as if unpaired: common noise only makes them smaller.
+        return Sampled(values, self.squares + other.squares[chosen], replicates, self.n, resolution, self.shared)
 
 
-def difference_interval(differences: Tensor) -> tuple[float, float]:
-    """95 % interval of the mean of paired differences (n,)."""
-    n = len(differences)
-    error = float(differences.std()) / math.sqrt(n) * float(student.ppf((1 + CONFIDENCE) / 2, n - 1))
-    mean = float(differences.mean())
-    return mean - error, mean + error
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """Means over seeds, each array (P,); errors NaN where nothing is known of them.
+
+    Attributes:
+        mean: over the seeds that have a value.
+        error: standard error.
+        freedom: its degrees of freedom.
+    """
+
+    mean: Floats
+    error: Floats
+    freedom: Floats
+
+    @property
+    def half_width(self) -> Floats:
+        """Of the 95 % intervals."""
+        return self.error * student.ppf((1 + CONFIDENCE) / 2, self.freedom)
+
+    @property
+    def p(self) -> Floats:
+        """Two-sided probabilities of means so far from 0, if they were 0; NaN where the error is not known."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(self.mean == 0, 0.0, np.abs(self.mean) / self.error)
+        return np.where(np.isfinite(self.error), 2 * student.sf(ratio, self.freedom), np.nan)
 
 
-def verdict_of(interval: tuple[float, float]) -> Verdict:
-    """Of an error's difference: better below 0, worse above, else undecided."""
-    low, high = interval
-    return "better" if high < 0 else "worse" if low > 0 else "undecided"
+def estimate(sampled: Sampled) -> Estimate:
+    """Means over seeds with their standard errors (see the module's text)."""
+    values = sampled.values
+    there = np.isfinite(values)
+    seeds = there.sum(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = _mean(values)
+        between = np.where(seeds > 1, _squared_deviations(values) / (seeds - 1), 0.0)
+        blocks = np.isfinite(sampled.replicates).sum(-1)
+        own = np.where(blocks > 1, jackknife_squares(sampled.replicates), sampled.squares)
+        # Of seeds without a value nothing is asked; one whose error is not known leaves that of the mean unknown.
+        within = np.where((there & ~np.isfinite(own)).any(-1), np.nan, _mean(np.where(there, own, np.nan)))
+        freedom = np.where(there, np.where(blocks > 1, blocks, BLOCKS) - 1.0, 0.0).sum(-1)
+        part = within / seeds
+        if sampled.shared:
+            part = np.where((there & (blocks < 2)).any(-1), within, _of_the_mean(sampled.replicates, there))
+            freedom = freedom / seeds
+        excess = np.maximum(between - within, 0.0) / seeds
+        total = part + excess
+        late = np.where(seeds > 1, excess**2 / np.maximum(seeds - 1, 1), 0.0)
+        freedom = np.where(total > 0, total**2 / (part**2 / freedom + late), freedom)
+        alone = np.isnan(within) & (seeds >= SEEDS_ALONE)
+        squared = np.where(alone, between / seeds, total)
+        return Estimate(mean, np.sqrt(squared), np.where(alone, seeds - 1.0, freedom))
 
 
-def _errors(
-    solver: Solver, rival: Solver, problem: FlowProblem, budget: int
-) -> tuple[str, tuple[Tensor, Tensor] | None]:
-    """What is compared, and both solvers' values, paired; None where one has no step within the budget."""
-    by_law = solver.stochastic or rival.stochastic
-    values = _law_distances if by_law else _path_errors
-    claim = "law distance" if by_law else "pathwise error"
-    own, other = _placed(solver, problem, budget), _placed(rival, problem, budget)
-    if own is None or other is None:
-        return claim, None
-    return claim, (values(*own, problem), values(*other, problem))
+def jackknife_squares(replicates: Floats) -> Floats:
+    """Squared standard errors (K - 1)/K sum (theta_k - mean)^2 over the last axis, NaN apart."""
+    blocks = np.isfinite(replicates).sum(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (blocks - 1) / blocks * _squared_deviations(replicates)
 
 
-def _placed(solver: Solver, problem: FlowProblem, budget: int) -> tuple[Solver, int] | None:
-    """The solver and its steps within a budget; None where it has none."""
-    if isinstance(solver, FixedStepSolver):
-        return (solver, solver.steps_for(budget)) if solver.nfe(1) <= budget else None
-    placed = None
-    for tolerance in TOLERANCES:
-        tuned = cast(Solver, replace(cast(Any, solver), rtol=tolerance, atol=tolerance))
-        process = problem.process()
-        integrate(tuned, process, problem.prior(PAIRS, 0), make_grid(GRID, problem.sde, 1), problem.brownian(PAIRS, 0))
-        if process.evaluations.rows > budget * PAIRS:
-            break
-        placed = tuned, 1
-    return placed
+def _of_the_mean(replicates: Floats, there: NDArray[np.bool_]) -> Floats:
+    """Squared jackknife error of the mean over seeds."""
+    return jackknife_squares(np.where(there[..., None], replicates, 0.0).sum(-2) / there.sum(-1)[..., None])
 
 
-def _path_errors(solver: Solver, steps: int, problem: FlowProblem) -> Tensor:
-    """Distance of each sample from the exact flow, rms over the coordinates, (n,)."""
-    x, exact = trajectories(problem, PAIRS, 0)
-    result = integrate(solver, problem.process(), x.clone(), make_grid(GRID, problem.sde, steps))
-    return (result - exact).square().flatten(1).mean(1).sqrt()
+def _mean(values: Floats) -> Floats:
+    there = np.isfinite(values)
+    return np.where(there, values, 0.0).sum(-1) / there.sum(-1)
 
 
-def _law_distances(solver: Solver, steps: int, problem: FlowProblem) -> Tensor:
-    """Distance of the samples' law from the exact one for each seed, (seeds,)."""
-    distance: Callable[[Tensor, Tensor], float] = gaussian_w2 if isinstance(problem, Gaussian) else sliced_w2
-    ts = make_grid(GRID, problem.sde, steps)
-    last: LastStep = "mean" if solver.stochastic and not solver.adaptive else "keep"
-    found = []
-    for seed in range(SEEDS):
-        x, brownian = problem.prior(SAMPLES, seed), problem.brownian(SAMPLES, seed)
-        result = integrate(solver, problem.process(), x, ts, brownian, last)
-        found.append(distance(result, problem.reference(SAMPLES, seed, 0)))
-    return torch.tensor(found, dtype=torch.float64)
+def _squared_deviations(values: Floats) -> Floats:
+    deviations = np.where(np.isfinite(values), values - _mean(values)[..., None], 0.0)
+    return (deviations**2).sum(-1)
+
+
+def p_values(difference: Sampled, one: Floats, other: Floats) -> tuple[Estimate, Floats]:
+    """The estimates of differences and their p-values, 1 for those that rounding or the reference's error may make."""
+    found = estimate(difference)
+    least = np.fmax(ROUNDING * np.fmax(np.abs(one), np.abs(other)), np.nan_to_num(difference.resolution))
+    return found, np.where(np.isfinite(found.p) & (np.abs(found.mean) <= least), 1.0, found.p)
+
+
+def holm(p: Floats) -> Floats:
+    """p-values adjusted for their family, any shape: the chance of one false finding in it stays below the level.
+
+    In rising order p_(i) becomes the largest of (m - j + 1) p_(j), j <= i. NaN does not count and stays.
+    """
+    flat = p.ravel()
+    order = np.argsort(flat)
+    known = int(np.isfinite(flat).sum())
+    adjusted = np.full_like(flat, np.nan)
+    steps = (known - np.arange(known)) * flat[order[:known]]
+    adjusted[order[:known]] = np.minimum(np.maximum.accumulate(steps), 1.0) if known else steps
+    return adjusted.reshape(p.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Every pair of points of a family; entries (p, q), NaN where a pair cannot be compared.
+
+    Attributes:
+        difference: of the value of p less that of q.
+        half_width: of the difference's 95 % interval, not adjusted for the family.
+        adjusted: p-value by Holm over the family.
+        better: 1 where p is better than q, -1 where worse, 0 undecided.
+    """
+
+    difference: Floats
+    half_width: Floats
+    adjusted: Floats
+    better: NDArray[np.int_]
+
+    def verdict(self, p: int, q: int) -> Comparison:
+        """Of p against q."""
+        return verdict_of(int(self.better[p, q]))
+
+
+def verdict_of(better: int) -> Comparison:
+    """The word for 1, -1 and 0."""
+    return "better" if better > 0 else "worse" if better < 0 else "undecided"
+
+
+def compare_all(sampled: Sampled, lower_is_better: bool) -> Pairs:
+    """All pairs of points, one family."""
+    points = len(sampled.values)
+    difference, half_width, p = (np.full((points, points), np.nan) for _ in range(3))
+    means = estimate(sampled).mean
+    for q in range(points):
+        found, chance = p_values(sampled.minus(sampled, q), means, means[q])
+        difference[:, q], half_width[:, q], p[:, q] = found.mean, found.half_width, chance
+    upper = np.triu(np.ones((points, points), dtype=bool), 1)
+    adjusted = holm(np.where(upper, p, np.nan))
+    adjusted = np.where(upper, adjusted, adjusted.T)
+    return Pairs(difference, half_width, adjusted, decided(difference, adjusted, lower_is_better))
+
+
+def decided(difference: Floats, adjusted: Floats, lower_is_better: bool) -> NDArray[np.int_]:
+    """1 where a difference is a gain, -1 where a loss, 0 where nothing is decided."""
+    gain = -np.sign(difference) if lower_is_better else np.sign(difference)
+    return np.where(adjusted <= 1 - CONFIDENCE, gain, 0.0).astype(int)
+
+
+def rank_intervals(pairs: Pairs, valid: NDArray[np.bool_]) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
+    """First and last rank that the verdicts leave to each valid point; together they hold with 95 %.
+
+    1 + the number decided better than it, and the number of points less those decided worse.
+    """
+    beaten = ((pairs.better < 0) & valid).sum(1)
+    beats = ((pairs.better > 0) & valid).sum(1)
+    return 1 + beaten, int(valid.sum()) - beats

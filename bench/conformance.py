@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrained.objectives import denoising_loss, draw_times
+from pretrained.objectives.denoising import denoising_loss
+from pretrained.objectives.times import Uniform
 from solvers.brownian import Tape
 from solvers.constraints import Colorization, Constraint, Inpainting
 from solvers.errors import UsageError
@@ -219,7 +220,7 @@ def _loss(case: Case) -> list[tuple[Tensor, Tensor]]:
     sde = case.sde()
     # The reference divides the network by -sigma for VP and sub-VP: there it predicts the noise.
     process = ReverseProcess(sde, lambda x, t: 0.3 * torch.tanh(x), "score" if sde.name == "ve" else "noise")
-    t = draw_times(sde, case.array("u"), case.number("t_min"), "uniform")
+    t = Uniform().draw(sde, case.array("u"), case.number("t_min"))
     loss = denoising_loss(process, case.array("data"), t, case.array("z"), weighting, reduction).mean()
     return _pairs_of({"loss": loss}, case)
 

@@ -63,16 +63,20 @@ class MetricValue(_Section):
         standard_error: from resampling the cell's samples.
         floor: the metric of exact samples of the same number, or its own resolution.
         reason: why there is no value.
+        flag: what to know before trusting the value.
         own_nfe, own_seconds: where the value comes of a solve of its own, what that took: network evaluations a sample
             (a likelihood's with a derivative pass each), seconds.
+        replicates: the value without one block of samples at a time (``bench.metrics.metric.replicates``).
     """
 
     value: float | None = None
     standard_error: float | None = None
     floor: float | None = None
     reason: str | None = None
+    flag: str | None = None
     own_nfe: float | None = None
     own_seconds: float | None = None
+    replicates: tuple[float, ...] | None = None
 
 
 class Cost(_Section):

@@ -18,6 +18,9 @@ from solvers.registry import solver_classes
 ROW = ["problem", "metric", "solver", "settings", "grid"]
 POINT = [*ROW, "budget", "tolerance"]
 
+# Of a value, what comparisons alone have a use for.
+UNSHOWN = {"replicates"}
+
 # Two values differ when they lie this many standard errors of their difference apart (95 %, two-sided, unpaired).
 SEPARATE = 1.96
 
@@ -65,9 +68,9 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
         }
         blank = MetricValue(reason=f"{record.status}: {record.reason or ''}")
         metrics = record.metrics or dict.fromkeys(_declared(spec.kind, spec.problem), blank)
-        rows += [{**cell, "metric": key, **value.model_dump()} for key, value in metrics.items()]
+        rows += [{**cell, "metric": key, **value.model_dump(exclude=UNSHOWN)} for key, value in metrics.items()]
     table = pd.DataFrame(rows)
-    measured = [name for name in MetricValue.model_fields if name != "reason"]
+    measured = [name for name in MetricValue.model_fields if name not in {"reason", "flag", *UNSHOWN}]
     numbers = ["budget", "tolerance", *measured, *Cost.model_fields]
     table[numbers] = table.reindex(columns=numbers).astype(float)
     order = [*POINT, "seed"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from pretrained.data import DATA_SETS
 from pretrained.networks.labelled import PREDICTIONS
@@ -20,7 +20,9 @@ from pretrained.networks.settings import (
     ScoreNetworkSettings,
     Section,
 )
-from pretrained.objectives import Reduction, TimeLaw, Weighting
+from pretrained.objectives.denoising import Reduction
+from pretrained.objectives.times import TimeLaw, Times
+from pretrained.objectives.weighting import Weighting
 from pretrained.yaml_model import read_mapping, validate
 from solvers.errors import UsageError, unknown_name
 from solvers.sde import ForwardSDE, get_sde
@@ -80,12 +82,22 @@ class TrainingSettings(Section):
 
 
 class ScoreTrainingSettings(TrainingSettings):
-    """The loop with the denoising loss, see :mod:`pretrained.objectives`."""
+    """The loop with the denoising loss, see :mod:`pretrained.objectives`.
+
+    ``times`` is the name of a law, or a section with its name as ``law`` and its settings; ``t_min`` the earliest time,
+    by default the process's for likelihoods.
+    """
 
     weighting: Weighting
     reduction: Reduction
-    times: TimeLaw
-    t_min: Positive = 1e-5
+    times: Times
+    t_min: Positive | None = None
+
+    @field_serializer("times")
+    def _short(self, times: TimeLaw) -> Any:
+        """A law without settings is written as its name."""
+        content = times.model_dump()
+        return content if len(content) > 1 else content["law"]
 
 
 class Machine(Section):
@@ -137,6 +149,11 @@ class ScoreCard(Section):
     training: ScoreTrainingSettings
     result: ScoreResult | None = None
 
+    @property
+    def t_min(self) -> float:
+        """Earliest time of the training."""
+        return self.training.t_min or self.sde.build().t_min_likelihood
+
     @model_validator(mode="after")
     def _predicts(self) -> Self:
         """Refuses a parametrisation that is not the network's."""
@@ -144,6 +161,9 @@ class ScoreCard(Section):
         if self.parametrisation != predicted:
             rule = f"network {self.network.name!r} under {self.sde.name!r} predicts {predicted!r}"
             raise UsageError(f"card {self.name}", rule, self.parametrisation, f"Write parametrisation: {predicted}")
+        if self.training.weighting == "edm" and isinstance(self.network, NCSNppSettings):
+            rule = "weighting 'edm' takes a network with data_std"
+            raise UsageError(f"card {self.name}", rule, self.network.name, "Choose another network or weighting")
         return self
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrained.card import Card, ClassifierCard, ScoreCard
-from pretrained.data import ImageData, dequantise, load_data
+from pretrained.data import DataSpec, dequantise, load_data
 from pretrained.networks.classifier import Classifier
 from pretrained.networks.convnet import ConvNet
 from pretrained.networks.labelled import Labelled
@@ -17,9 +17,14 @@ from pretrained.networks.ncsnpp import NCSNpp
 from pretrained.networks.precondition import Preconditioned
 from pretrained.networks.settings import ConvNetSettings, NCSNppSettings, UNetSettings
 from pretrained.networks.unet import UNet
-from pretrained.objectives import denoising_loss, draw_times
+from pretrained.objectives.denoising import denoising_loss
+from pretrained.objectives.times import LogSNR
 from solvers.errors import UsageError
 from solvers.process import Network, ReverseProcess
+
+# Figures are taken in parts of so many images, which bounds their memory.
+CHUNK = 500
+HELD_OUT_DRAWS = 6000
 
 
 class Task(Protocol):
@@ -34,14 +39,14 @@ class Task(Protocol):
         """The figure on the test split, under its key in the card's result."""
 
 
-def build_network(card: Card, data: ImageData) -> nn.Module:
+def build_network(card: Card, data: DataSpec) -> nn.Module:
     """The untrained network of a card for images like those of ``data``.
 
     Raises:
         UsageError: the network does not take images of that shape, or states of that scale.
     """
     if isinstance(card, ClassifierCard):
-        return Classifier(data.shape, count_classes(data), **card.network.model_dump(exclude={"name"}))
+        return Classifier(data.shape, data.classes, **card.network.model_dump(exclude={"name"}))
     network, sde = card.network, card.sde.build()
     if isinstance(network, NCSNppSettings):
         return Labelled(NCSNpp(data.shape, network, _is_centred(card)), sde)
@@ -53,16 +58,11 @@ def build_network(card: Card, data: ImageData) -> nn.Module:
         edges = (low, low + bin_width, high - bin_width, high)
         core = ConvNet(data.shape, edges, network.data_std, **settings).to(memory_format=torch.channels_last)
     elif isinstance(network, UNetSettings):
-        classes = count_classes(data) if network.class_conditional else 0
+        classes = data.classes if network.class_conditional else 0
         core = UNet(data.shape, classes=classes, **settings)
     else:
         core = MLP(data.shape, **settings)
     return Preconditioned(core, sde, network.data_std)
-
-
-def count_classes(data: ImageData) -> int:
-    """Number of classes of a data set."""
-    return int(data.labels.max()) + 1
 
 
 def _is_centred(card: ScoreCard) -> bool:
@@ -82,14 +82,14 @@ class ScoreTask:
 
     card: ScoreCard
     network: nn.Module
-    data: ImageData
+    data: DataSpec
 
     def loss(self, values: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Loss with fresh dequantisation, times and noise; stratified times lower its variance."""
         training = self.card.training
         sde = self.card.sde.build()
         uniform = torch.rand(len(values), generator=generator)
-        t = draw_times(sde, stratify(uniform), training.t_min, training.times).to(values.device)
+        t = training.times.draw(sde, stratify(uniform), self.card.t_min).to(values.device)
         x_0 = self.card.data.scale * dequantise(values, self.data.levels, _rand_like(values, generator))
         x_0 = x_0 + self.card.data.offset
         z = torch.randn(values.shape, generator=generator).to(values.device)
@@ -97,10 +97,11 @@ class ScoreTask:
         settings = self.card.network
         if isinstance(settings, UNetSettings) and settings.class_conditional:
             left_out = torch.rand(len(values), generator=generator) < settings.class_dropout
-            labels = torch.where(left_out.to(labels.device), count_classes(self.data), labels)
+            labels = torch.where(left_out.to(labels.device), self.data.classes, labels)
             network = partial(self.network, labels=labels)
         process = ReverseProcess(sde, network, self.card.parametrisation)
-        return denoising_loss(process, x_0, t, z, training.weighting, training.reduction).mean()
+        data_std = 1.0 if isinstance(settings, NCSNppSettings) else settings.data_std
+        return denoising_loss(process, x_0, t, z, training.weighting, training.reduction, data_std).mean()
 
     def figure(self, network: nn.Module) -> dict[str, float]:
         """The held-out loss."""
@@ -113,7 +114,7 @@ class ClassifierTask:
 
     card: ClassifierCard
     network: nn.Module
-    data: ImageData
+    data: DataSpec
 
     def loss(self, values: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Cross entropy in nats."""
@@ -125,7 +126,7 @@ class ClassifierTask:
         return {"test_accuracy": accuracy(network, self.card)}
 
 
-def build_task(card: Card, data: ImageData, device: torch.device) -> Task:
+def build_task(card: Card, data: DataSpec, device: torch.device) -> Task:
     """The task of a card, its network untrained and on ``device``."""
     network = build_network(card, data).to(device)
     if isinstance(card, ClassifierCard):
@@ -139,7 +140,7 @@ def stratify(uniform: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def held_out_loss(network: nn.Module, card: ScoreCard, repeats: int = 10) -> float:
+def held_out_loss(network: nn.Module, card: ScoreCard, repeats: int | None = None) -> float:
     """Mean squared error of the predicted noise on the test split, per coordinate, with lam uniform between its ends.
 
     That is weighting ``sigma2``, reduction ``mean``, times ``log_snr``, whatever the card trains with: cards can be
@@ -149,7 +150,7 @@ def held_out_loss(network: nn.Module, card: ScoreCard, repeats: int = 10) -> flo
     Args:
         network: the score model, in eval mode.
         card: its card.
-        repeats: noise levels, dequantisations and noises per image.
+        repeats: noise levels, dequantisations and noises per image; without it, as many as make about 6000 draws.
     """
     data = load_data(card.data.name, "test")
     sde = card.sde.build()
@@ -157,15 +158,17 @@ def held_out_loss(network: nn.Module, card: ScoreCard, repeats: int = 10) -> flo
     process = ReverseProcess(sde, network, card.parametrisation)
     generator = torch.Generator().manual_seed(0)
     total = 0.0
+    repeats = repeats or max(1, round(HELD_OUT_DRAWS / len(data.values)))
     for _ in range(repeats):
         uniform = stratify(torch.rand(len(data.values), generator=generator))
-        t = draw_times(sde, uniform, card.training.t_min, "log_snr")
+        t = LogSNR().draw(sde, uniform, card.t_min)
         v = dequantise(data.values, data.levels, _rand_like(data.values, generator))
         x_0 = card.data.scale * v + card.data.offset
         z = torch.randn(x_0.shape, generator=generator)
         order = torch.randperm(len(t), generator=generator)
-        loss = denoising_loss(process, x_0.to(device), t[order].to(device), z.to(device), "sigma2", "mean")
-        total += loss.mean().item() / repeats
+        for part in zip(x_0.split(CHUNK), t[order].split(CHUNK), z.split(CHUNK), strict=True):
+            loss = denoising_loss(process, *(tensor.to(device) for tensor in part), "sigma2", "mean")
+            total += loss.sum().item() / (repeats * len(t))
     return total
 
 
@@ -175,7 +178,7 @@ def accuracy(network: nn.Module, card: ClassifierCard) -> float:
     data = load_data(card.data.name, "test")
     device = next(network.parameters()).device
     images = dequantise(data.values, data.levels, torch.full(data.values.shape, 0.5))
-    predicted = network(images.to(device)).argmax(1).cpu()
+    predicted = torch.cat([network(part.to(device)).argmax(1).cpu() for part in images.split(CHUNK)])
     return int((predicted == data.labels).sum()) / len(data.labels)
 
 

@@ -1,61 +1,135 @@
 """Training: a card in, a checkpoint and the card with its result out."""
 
-import copy
 import math
 import os
+import signal
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save
-from torch import Tensor, nn
 
 from pretrained import provenance
-from pretrained.card import Card, ClassifierCard, ClassifierResult, Machine, ScoreResult, TrainingSettings, dump_card
-from pretrained.data import ImageData, load_data
+from pretrained.card import Card, ClassifierCard, ClassifierResult, Machine, ScoreResult, dump_card, load_card
+from pretrained.data import load_data
 from pretrained.tasks import Task, build_task
+from pretrained.training.bar import Bar
+from pretrained.training.loop import Loop, learning_rate, update_average
+from pretrained.training.restart import read_restart, recipe, restart_path, write_restart
+from pretrained.training.stop import stop_requests
 from solvers.errors import UsageError
 
-# Losses stay on the device between checks, so that an accelerator is not made to wait for each one.
+__all__ = ["learning_rate", "train", "update_average"]
+
 CHECK_EVERY = 20
+CHECKPOINT_MINUTES = 10.0
 
 
-def train(card: Card, out: Path, device: torch.device | str = "cpu", progress: bool = True) -> Card:
+def train(
+    card: Card,
+    out: Path,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+    resume: bool = False,
+    minutes: float | None = None,
+    checkpoint_minutes: float = CHECKPOINT_MINUTES,
+) -> Card:
     """Trains the network of a card; writes ``<out>/<name>.safetensors`` and ``<out>/<name>.yaml``, each atomically.
 
     The weights are the moving average of the run. All draws come from generators seeded with the card's seed: on one
     machine with one number of threads two runs give the same weights, whatever the state of the global generator, which
-    is left as it was.
+    is left as it was. So do a run in one piece and one that was stopped, even killed, and resumed.
 
     Args:
         card: the recipe; a result it already has is replaced in the written card.
         out: folder, made if missing.
         device: where to train.
         progress: show a progress bar with loss, images a second and time left.
+        resume: go on from ``<out>/<name>.resume.pt`` if it is there; a finished run is returned as it is.
+        minutes: stop after so many, to be resumed; the schedule follows the steps and knows of no stretches.
+        checkpoint_minutes: how often that file is written; it is also written at a stop, and removed at the end.
 
     Returns:
-        The card with its result.
+        The card with its result; without one if the run was stopped before its last step.
 
     Raises:
-        UsageError: the loss stopped being finite; nothing is written.
+        KeyboardInterrupt, SystemExit: at Ctrl-C and SIGTERM, after a checkpoint.
+        UsageError: the data are missing, the loss stopped being finite, or there is a run to go on with that ``resume``
+            did not ask for, or that another recipe began. The last checkpoint stays.
     """
     device = torch.device(device)
+    restart = restart_path(out, card.name)
+    finished = _finished(card, out) if resume else None
+    if finished is not None:
+        return finished
+    if restart.is_file() and not resume:
+        todo = f"Resume it (--resume), or remove {restart} to start anew"
+        raise UsageError(f"train {card.name}", "an unfinished run is not overwritten", str(restart), todo)
     data = load_data(card.data.name, "train")
+    out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     # Initialisation and dropout take no generator argument: the global one is borrowed, seeded and put back.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(card.training.seed)
         task = build_task(card, data, device)
-        network, final_loss = _run(card.name, card.training, task, data, device, progress)
-    seconds = time.perf_counter() - started
-    weights = save({key: value.cpu().contiguous() for key, value in network.state_dict().items()})
+        loop = Loop(card.training, task, data, device)
+        if restart.is_file():
+            state, before = read_restart(restart, card)
+            loop.load_state(state)
+            started -= before
+        _run(card, loop, restart, started, progress, minutes, checkpoint_minutes)
+    if loop.done < card.training.steps:
+        return card.model_copy(update={"result": None})
+    finished = _finish(card, loop, task, out, device, started)
+    restart.unlink(missing_ok=True)
+    return finished
+
+
+def _run(
+    card: Card,
+    loop: Loop,
+    restart: Path,
+    started: float,
+    progress: bool,
+    minutes: float | None,
+    checkpoint_minutes: float,
+) -> None:
+    """Steps until the last one, or until a signal or the time asks to stop; ends with a checkpoint."""
+    steps = card.training.steps
+    began = last = time.perf_counter()
+    with Bar(card.name, loop.done, steps, card.training.batch, progress) as bar, stop_requests() as request:
+        while loop.done < steps:
+            loop.step()
+            now = time.perf_counter()
+            stopping = request.signal is not None or (minutes is not None and now - began >= 60 * minutes)
+            due = stopping or loop.done == steps or now - last >= 60 * checkpoint_minutes
+            if due or loop.done % CHECK_EVERY == 0:
+                recent = loop.losses()[-CHECK_EVERY:]
+                loss = sum(recent) / len(recent)
+                if not math.isfinite(loss) or (due and not loop.is_finite()):
+                    rule = f"the loss must stay finite, step {loop.done}"
+                    raise UsageError(f"train {card.name}", rule, loss, "Lower learning_rate or clip.")
+                bar.update(loop.done, loss)
+            if due:
+                write_restart(restart, card, loop.state(), now - started)
+                last = time.perf_counter()
+            if request.signal == signal.SIGINT:
+                raise KeyboardInterrupt
+            if request.signal is not None:
+                raise SystemExit(128 + request.signal)
+            if stopping:
+                return
+
+
+def _finish(card: Card, loop: Loop, task: Task, out: Path, device: torch.device, started: float) -> Card:
+    """The card with what came out; weights and card are written."""
+    weights = save({key: value.cpu().contiguous() for key, value in loop.average.state_dict().items()})
     commit, dirty = provenance.commit(Path(__file__).parent)
     facts = {
-        "final_loss": final_loss,
-        "steps": card.training.steps,
-        "seconds": round(seconds, 3),
+        "final_loss": loop.final_loss(),
+        "steps": loop.done,
+        "seconds": round(time.perf_counter() - started, 3),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": Machine(
             cpu=provenance.cpu_model(),
@@ -67,74 +141,22 @@ def train(card: Card, out: Path, device: torch.device | str = "cpu", progress: b
         "commit": commit,
         "dirty": dirty,
         "sha256": provenance.sha256(weights),
-        "parameters": sum(p.numel() for p in network.parameters()),
-        **task.figure(network),
+        "parameters": sum(p.numel() for p in loop.average.parameters()),
+        **task.figure(loop.average),
     }
     result = (ClassifierResult if isinstance(card, ClassifierCard) else ScoreResult).model_validate(facts)
     finished = card.model_copy(update={"result": result})
-    out.mkdir(parents=True, exist_ok=True)
     # The card last: it carries the hash, so a checkpoint without its card is refused instead of believed.
     provenance.write_atomically(out / f"{card.name}.safetensors", weights)
     provenance.write_atomically(out / f"{card.name}.yaml", dump_card(finished).encode())
     return finished
 
 
-def learning_rate(settings: TrainingSettings, step: int) -> float:
-    """Rate at a step counted from 0: linear rise over ``warm_up`` steps, times a half cosine down to 0 at the end."""
-    rise = min(1.0, (step + 1) / max(settings.warm_up, 1))
-    return settings.learning_rate * rise * (1 + math.cos(math.pi * step / settings.steps)) / 2
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-    """average <- d average + (1 - d) network, d = min(decay, (1 + step)/(10 + step)): the start is soon forgotten."""
-    d = min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - d)
-
-
-def _run(
-    name: str, settings: TrainingSettings, task: Task, data: ImageData, device: torch.device, progress: bool
-) -> tuple[nn.Module, float]:
-    """The loop; the averaged network and the mean loss of the last tenth of the steps."""
-    average = copy.deepcopy(task.network).eval().requires_grad_(False)
-    optimiser = torch.optim.Adam(task.network.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
-    generator = torch.Generator().manual_seed(settings.seed)
-    values, labels = data.values.to(device), data.labels.to(device)
-    losses: list[Tensor] = []
-    columns = ("{task.description}", "loss {task.fields[loss]:.4f}", "{task.fields[rate]:.0f} images/s")
-    bar = Progress(
-        TextColumn(columns[0]),
-        BarColumn(),
-        MofNCompleteColumn(),
-        *map(TextColumn, columns[1:]),
-        TimeRemainingColumn(),
-        disable=not progress,
-    )
-    with bar:
-        shown = bar.add_task(name, total=settings.steps, loss=math.nan, rate=0.0)
-        started = time.perf_counter()
-        for step in range(settings.steps):
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(settings, step)
-            rows = torch.randint(len(values), (settings.batch,), generator=generator).to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-                loss = task.loss(values[rows], labels[rows], generator)
-            optimiser.zero_grad()
-            torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(task.network.parameters(), settings.clip)
-            optimiser.step()
-            update_average(average, task.network, settings.ema, step)
-            losses.append(loss.detach())
-            done = step + 1
-            if done % CHECK_EVERY == 0 or done == settings.steps:
-                recent = float(torch.stack(losses[-CHECK_EVERY:]).mean())
-                if not math.isfinite(recent):
-                    raise UsageError(
-                        f"train {name}",
-                        f"the loss must stay finite, step {done}",
-                        recent,
-                        "Lower learning_rate or clip.",
-                    )
-                rate = done * settings.batch / (time.perf_counter() - started)
-                bar.update(shown, completed=done, loss=recent, rate=rate)
-    return average, float(torch.stack(losses[-math.ceil(settings.steps / 10) :]).mean())
+def _finished(card: Card, out: Path) -> Card | None:
+    """The card with its result, if ``out`` holds that and its weights."""
+    path, weights = out / f"{card.name}.yaml", out / f"{card.name}.safetensors"
+    if not (path.is_file() and weights.is_file()):
+        return None
+    there = load_card(path)
+    known = there.result is not None and there.result.sha256 == provenance.sha256_of_file(weights)
+    return there if known and recipe(there) == recipe(card) else None

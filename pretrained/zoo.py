@@ -1,9 +1,11 @@
 """The checkpoints: ``load(name)`` gives a score model, ``load_features(name)`` a feature extractor.
 
+``load(name).under(sde)`` gives a score model under another process than the one it was trained under.
+
 Those of this project are shipped; those of Song et al. are read from where they were downloaded to.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,9 +14,10 @@ from torch import nn
 
 from pretrained import provenance
 from pretrained.card import CARDS, Card, ClassifierCard, ScoreCard, load_card, shipped_cards
-from pretrained.data import load_data
+from pretrained.data import get_data_set
 from pretrained.importers import song
 from pretrained.networks.classifier import Classifier
+from pretrained.networks.precondition import Preconditioned
 from pretrained.published import PublishedCard, load_published_card, published_names
 from pretrained.tasks import build_network
 from solvers.errors import UsageError, unknown_name
@@ -30,7 +33,7 @@ class Checkpoint:
 
     Attributes:
         network: in eval mode, frozen, float32; ``network(x, t)`` predicts ``parametrisation``.
-        sde: the forward process it was trained under.
+        sde: the forward process.
         parametrisation: what it predicts.
         shape: shape of one image, (channels, height, width).
         levels: number of levels of its data.
@@ -45,6 +48,20 @@ class Checkpoint:
     levels: int
     card: ScoreCard | PublishedCard
     sha256: str
+
+    def under(self, sde: ForwardSDE) -> "Checkpoint":
+        """The same score model under another process: denoised(x, t) = D(x/alpha(t); sigma(t)/alpha(t)).
+
+        Noise levels sigma/alpha outside those of its training are extrapolated.
+
+        Raises:
+            UsageError: the network is told more of the time than the noise level.
+        """
+        if not isinstance(self.network, Preconditioned):
+            rule = "a network serves another process if it is told the noise level sigma/alpha alone"
+            todo = "Take a checkpoint whose network has data_std: convnet, mlp or unet"
+            raise UsageError(f"{self.card.name} under {sde.name}", rule, type(self.network).__name__, todo)
+        return replace(self, network=self.network.under(sde), sde=sde)
 
 
 @dataclass(frozen=True)
@@ -85,7 +102,7 @@ def load(name: str, device: torch.device | str = "cpu", folder: Path | None = No
     card, weights = _files(name, folder)
     if not isinstance(card, ScoreCard):
         raise _wrong_kind("load", name, card, "score", "load_features")
-    data = load_data(card.data.name, "train")
+    data = get_data_set(card.data.name).spec
     network, sha256 = _restore(card, weights, device)
     return Checkpoint(network, card.sde.build(), card.parametrisation, data.shape, data.levels, card, sha256)
 
@@ -136,7 +153,7 @@ def _restore(card: Card, path: Path, device: torch.device | str) -> tuple[nn.Mod
         raise UsageError(who, f"{path} must have the hash {card.result.sha256} of its card", sha256, todo)
     # The weights overwrite the initialisation, which must leave no trace in the global generator.
     with torch.random.fork_rng(devices=[]):
-        network = build_network(card, load_data(card.data.name, "train"))
+        network = build_network(card, get_data_set(card.data.name).spec)
     network.load_state_dict(parse_weights(content))
     return network.to(device).eval().requires_grad_(False), sha256
 

@@ -10,8 +10,8 @@ import torch
 from bench import check, cli, new_solver
 from bench.certificate import Line
 from bench.certificate_tables import summary, tables
-from bench.compare import compared, difference_interval, verdict_of
 from bench.menus import solvers as solver_rows
+from bench.rivals import compared, difference_interval, verdict_of
 from solvers import registry
 from solvers.errors import UsageError
 from solvers.registry import get_solver, load_plugin, parse_solver, solver_names
@@ -164,8 +164,8 @@ def test_a_method_is_better_than_one_of_lower_order() -> None:
 
 
 def test_stochastic_solvers_are_compared_by_their_law(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.compare.BUDGETS", (20,))
-    monkeypatch.setattr("bench.compare.SAMPLES", 500)
+    monkeypatch.setattr("bench.rivals.BUDGETS", (20,))
+    monkeypatch.setattr("bench.rivals.SAMPLES", 500)
     lines = list(compared(get_solver("stochastic_heun"), get_solver("euler_maruyama")))
     assert all(line.claim.startswith("law distance at NFE") for line in lines)
     assert lines[0].verdict == "better"

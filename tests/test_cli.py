@@ -312,6 +312,7 @@ def assert_told(result: tuple[int, str, str], *parts: str) -> None:
         (["run", "quick", "--device", "cuda:99"], ["CUDA devices; got 'cuda:99'.", "--device cpu"]),
         (["run", "quick", "--device", "cuda:²"], ["got 'cuda:²'."]),
         (["run", "quick", "--plugin", "nowhere.py"], ["a plug-in is a Python file; got", "nowhere.py"]),
+        (["run", "quick", "--weights", "no.pth"], ["inception-v3-compat: its weights are not here; got", "no.pth"]),
         (["report", "nowhere"], ["a run's folder holds records; got 'nowhere'."]),
         (["list", "solver"], ["no menu 'solver'; did you mean 'solvers'?"]),
         (["train", "digit-vp"], ["'digit-vp'", "did you mean 'digits-vp'"]),

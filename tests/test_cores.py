@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from pretrained import zoo
 from pretrained.card import ScoreCard, dump_card, load_card
 from pretrained.data import load_data
+from pretrained.networks.attention import Attention
 from pretrained.networks.mlp import MLP
 from pretrained.networks.precondition import Preconditioned
 from pretrained.networks.unet import UNet
@@ -25,8 +26,9 @@ CORES: dict[str, Any] = {
     "mlp": lambda: MLP((1, 8, 8), 32, 2),
     "mlp of points": lambda: MLP((2,), 32, 1, 0.2),
     "unet": lambda: UNet((1, 8, 8), 8, (1, 2), 1),
-    "unet of three resolutions": lambda: UNet((3, 8, 12), 8, (1, 2, 2), 2, attention=True, dropout=0.1),
-    "unet of one resolution": lambda: UNet((1, 7, 5), 8, (1,), 1, attention=True),
+    "unet of three resolutions": lambda: UNet((3, 8, 12), 8, (1, 2, 2), 2, attention=(2, 4), dropout=0.1),
+    "unet of one resolution": lambda: UNet((1, 7, 5), 8, (1,), 1, attention=(7,)),
+    "unet of patches": lambda: UNet((1, 8, 12), 12, (1, 2), 2, attention=(2,), patch=2),
     "unet with classes": lambda: UNet((1, 8, 8), 8, (1, 2), 1, classes=10),
 }
 LAM = torch.tensor([-5.0, 0.0, 4.0], dtype=torch.float64)
@@ -97,6 +99,16 @@ def test_a_class_changes_the_answer_and_any_class_is_one_of_them() -> None:
         core("unet")(x, LAM, torch.zeros(3, dtype=torch.long))
 
 
+def test_attention_stands_where_it_is_wanted() -> None:
+    for heights, expected in (((), []), ((4,), [4, 4, 4]), ((2,), [2, 2, 2]), ((2, 4), [4, 2, 2, 2, 4, 4])):
+        network, seen = UNet((1, 8, 8), 8, (1, 2), 1, heights, patch=2), []
+        for module in network.modules():
+            if isinstance(module, Attention):
+                module.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0].shape[2]))
+        network(torch.zeros(1, 1, 8, 8), torch.zeros(1))
+        assert seen == expected, heights
+
+
 def test_sizes_that_cannot_be_halved_are_refused() -> None:
     with pytest.raises(
         UsageError, match=r"UNet: height and width are multiples of 2: .*; got \(1, 7, 8\)\. Pad or crop"
@@ -104,6 +116,10 @@ def test_sizes_that_cannot_be_halved_are_refused() -> None:
         UNet((1, 7, 8), 8, (1, 2))
     with pytest.raises(UsageError, match=r"multiples of 4: 3 resolutions"):
         UNet((1, 8, 6), 8, (1, 2, 2))
+    with pytest.raises(UsageError, match=r"multiples of 4: 2 resolutions halve them, patches divide them by 2"):
+        UNet((1, 8, 6), 8, (1, 2), patch=2)
+    with pytest.raises(UsageError, match=r"attention is at heights that occur; got 8\. Heights, in patches: 4, 2"):
+        UNet((1, 8, 8), 8, (1, 2), attention=(2, 8), patch=2)
     for kind in ("mlp", "unet"):
         with pytest.raises(UsageError, match=r"have the shape \(1, 8, 8\); got \(1, 8, 9\)"):
             core(kind)(normal(3, 1, 8, 9), LAM)
@@ -166,8 +182,13 @@ VE_CHANGES = {
 }
 CARDS: dict[str, dict[str, Any]] = {
     "mlp": {"network": {"name": "mlp", "data_std": 0.8, "width": 64, "blocks": 1}},
-    "unet": {"network": {"name": "unet", "data_std": 0.8, "width": 8, "attention": True}},
+    "unet": {"network": {"name": "unet", "data_std": 0.8, "width": 8, "attention": [4]}},
     "unet with classes": {"network": {"name": "unet", "data_std": 0.8, "width": 8, "class_conditional": True}},
+    "edm": {
+        "network": {"name": "unet", "data_std": 0.8, "width": 12, "patch": 2},
+        "sde": {"name": "edm"},
+        "training": BASE["training"] | {"steps": 60, "weighting": "edm", "times": {"law": "log_normal", "tails": 0.1}},
+    },
     "ddpmpp": {"network": NCSNPP | {"fir": False, "progressive_input": "none"}},
     "ncsnpp": {"network": NCSNPP | {"embedding_type": "fourier", "scale_by_sigma": True}} | VE_CHANGES,
 }
@@ -222,6 +243,18 @@ def test_classes_reach_the_network_in_training_and_some_are_left_out(tmp_path: P
             r"no key 'network\.widht'; did you mean 'network\.width'",
         ),
         ({"network": NCSNPP | {"progressive": "out"}}, r"network\.progressive: Input should be 'none'"),
+        (
+            CARDS["mlp"] | {"training": BASE["training"] | {"times": {"law": "log_normal", "tail": 0.1}}},
+            r"no key 'training\.times\.tail'; did you mean 'training\.times\.tails'",
+        ),
+        (
+            CARDS["mlp"] | {"training": BASE["training"] | {"times": "log_normel"}},
+            r"no training\.times 'log_normel'; did you mean 'log_normal'",
+        ),
+        (
+            CARDS["ddpmpp"] | {"training": BASE["training"] | {"weighting": "edm"}},
+            "'edm' takes a network with data_std",
+        ),
         (CARDS["mlp"] | {"parametrisation": "score"}, "'mlp' under 'vp' predicts 'noise'; got 'score'"),
         (CARDS["ncsnpp"] | {"parametrisation": "noise"}, "'ncsnpp' under 've' predicts 'score'; got 'noise'"),
     ],

@@ -1,4 +1,4 @@
-"""Data: what is in a data set, that its parts are apart, and that counts survive the way to the unit interval."""
+"""Digits: what is in them, that both parts are apart; levels survive the way to the unit interval and back."""
 
 import pytest
 import torch

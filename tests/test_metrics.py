@@ -7,20 +7,17 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-import torch_fidelity
 from records import cell
 from torch import Tensor
 
-from bench.metrics.frechet import EXTRACTOR, FdDigits, Images, digit_features, frechet
-from bench.metrics.metric import BLOCKS, Outcome, get_metric, jackknife, metric_classes
+from bench.metrics.extractors import INCEPTION
+from bench.metrics.metric import BLOCKS, Outcome, get_metric, jackknife, measured, metric_classes, replicates
 from bench.metrics.pathwise import PathwiseRmse, root_mean_square
 from bench.metrics.wasserstein import GaussianW2, SlicedW2, gaussian_w2, sliced_w2
 from bench.problems.digits import Digits
 from bench.problems.gaussian import Gaussian
 from bench.problems.mixture import Mixture2d
 from bench.problems.problem import Problem, problem_classes
-from pretrained import zoo
-from pretrained.data import load_data
 from solvers.errors import UsageError
 from solvers.registry import get_solver
 
@@ -178,8 +175,32 @@ def test_jackknife_of_a_mean_is_its_standard_error() -> None:
     a, b = normal(1000, 1), torch.zeros(1000, 1, dtype=torch.float64)
     error = jackknife(lambda x, y: float((x - y).mean()), a, b)
     blocks = a[:, 0].reshape(BLOCKS, -1).mean(1)
-    assert error == pytest.approx(float(blocks.std()) / BLOCKS**0.5, rel=1e-9), "blocks of 100 in order"
+    assert error == pytest.approx(float(blocks.std()) / BLOCKS**0.5, rel=1e-9), "blocks of 50 in order"
     assert error == pytest.approx(1 / 1000**0.5, rel=0.5)
+
+
+def test_a_measured_value_carries_the_replicates_behind_its_error() -> None:
+    a, b = normal(43, 2), normal(43, 2, seed=1)
+    value = measured(sliced_w2, a, b, floor=0.1)
+    assert (value.value, value.floor) == (sliced_w2(a, b), 0.1)
+    assert value.replicates is not None
+    assert len(value.replicates) == BLOCKS == 20
+    kept = [i for i in range(43) if i * 20 // 43 != 7]
+    assert value.replicates[7] == sliced_w2(a[kept], b[kept]), "the same samples of both are left out"
+    spread = np.var(value.replicates) * 19
+    assert value.standard_error == pytest.approx(math.sqrt(spread), rel=1e-12)
+    assert len(replicates(lambda x: float(x.mean()), a[:7])) == 7, "a block a sample where there are few"
+
+
+@pytest.mark.parametrize("metric", [PathwiseRmse, GaussianW2])
+def test_replicates_of_cells_of_a_seed_pair(metric: Any) -> None:
+    """Two cells whose samples differ in one block alone share the replicate that lacks it, and no other."""
+    problem = Gaussian()
+    start = problem.prior(60, 0)
+    other = start.clone()
+    other[3:6] += 1
+    one, two = (metric().evaluate(outcome(problem, x)).replicates for x in (start, other))
+    assert [a == b for a, b in zip(one, two, strict=True)] == [k == 1 for k in range(20)]
 
 
 # Floors.
@@ -201,73 +222,12 @@ def test_floors_depend_on_number_and_seed_but_not_on_the_samples(metric: Any, pr
     assert floor(problem.prior(800, 0)) < first, "more samples, a lower floor"
 
 
-# Fréchet distance, through torch-fidelity.
-
-
-def test_frechet_distance_is_that_of_torch_fidelity_itself(digits: Digits) -> None:
-    a, b = load_data("digits", "test").values[:200], load_data("digits", "train").values[:150]
-    whole = torch_fidelity.calculate_metrics(
-        input1=Images(a),
-        input2=Images(b),
-        fid=True,
-        feature_extractor=EXTRACTOR,
-        cuda=False,
-        verbose=False,
-        cache=False,
-        save_cpu_ram=True,
-    )
-    assert frechet(digit_features(a), digit_features(b)) == pytest.approx(whole["frechet_inception_distance"], rel=1e-6)
-    assert whole["frechet_inception_distance"] > 0.01
-
-
-def test_features_are_those_of_the_middle_of_each_bin() -> None:
-    levels = load_data("digits", "test").values[:20]
-    network = zoo.load_features(EXTRACTOR).network
-    expected = network.features((levels.float() + 0.5) / 17).double()
-    assert torch.allclose(digit_features(levels), expected, atol=1e-4)
-    assert not torch.allclose(digit_features(levels), network.features(levels / 16).double(), atol=1e-2)
-
-
-def test_frechet_distance_is_the_squared_distance_of_gaussian_fits() -> None:
-    a, b = normal(300, 4) @ normal(4, 4, seed=1), normal(300, 4, seed=2)
-    assert frechet(a, b) == pytest.approx(gaussian_w2(a, b) ** 2, rel=1e-6)
-    assert frechet(a + 2, a) == pytest.approx(16, rel=1e-6)
+# Digits.
 
 
 def state(digits: Digits, levels: Tensor) -> Tensor:
     """The states in the middle of the levels' bins."""
     return digits.scale * (levels.float() + 0.5) / digits.levels + digits.offset
-
-
-def test_samples_are_clipped_and_rounded_to_the_levels_first(digits: Digits) -> None:
-    levels = digits.reference(60, 0, 1)
-    exact = FdDigits().evaluate(outcome(digits, state(digits, levels)))
-    within = (torch.rand(levels.shape, generator=torch.Generator().manual_seed(0)) - 0.5) * 0.98 * digits.scale / 17
-    jittered = FdDigits().evaluate(outcome(digits, state(digits, levels) + within))
-    assert jittered == exact
-    beyond = state(digits, levels)
-    beyond[levels == 16] += 5
-    beyond[levels == 0] -= 5
-    assert FdDigits().evaluate(outcome(digits, beyond)) == exact
-    assert exact.value == pytest.approx(exact.floor), "these are the floor's own digits"
-    other = FdDigits().evaluate(outcome(digits, state(digits, levels) + digits.scale / 17))
-    assert other.value != exact.value
-    assert other.floor == exact.floor
-
-
-def test_held_out_digits_are_at_distance_zero_and_noise_is_far(digits: Digits) -> None:
-    held_out = FdDigits().evaluate(outcome(digits, state(digits, load_data("digits", "test").values[:100])))
-    assert held_out.value == pytest.approx(0, abs=1e-6)
-    assert held_out.floor is not None
-    noise = FdDigits().evaluate(outcome(digits, digits.prior(100, 0)))
-    assert noise.value is not None
-    assert noise.value > 10 * held_out.floor
-
-
-def test_fd_digits_names_the_file_it_depends_on() -> None:
-    (name,) = FdDigits().hashes
-    assert name == "digits-features"
-    assert len(FdDigits().hashes[name]) == 64
 
 
 def test_more_references_than_there_are_digits_are_refused(digits: Digits) -> None:
@@ -288,6 +248,9 @@ def test_every_metric_of_a_problem_is_on_the_menu_and_says_what_it_is() -> None:
             assert metric.label
             assert metric.unit
             assert metric.reference
-    assert not any(name.startswith("fid") for name in metric_classes()), "FID means Inception features"
-    with pytest.raises(UsageError, match=r"no metric 'fd_digit'; did you mean 'fd_digits'\?"):
+    for name, cls in metric_classes().items():
+        assert not name.startswith("fid") or getattr(cls, "extractor", None) == INCEPTION, (
+            "FID means Inception features"
+        )
+    with pytest.raises(UsageError, match=r"no metric 'fd_digit'; did you mean 'fd_digits'"):
         get_metric("fd_digit")

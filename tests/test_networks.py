@@ -10,7 +10,7 @@ from pretrained.networks.convnet import ConvNet
 from pretrained.networks.precondition import Preconditioned
 from solvers.divergence import ExactDivergence, Hutchinson
 from solvers.process import ReverseProcess
-from solvers.sde import VE, VP, ForwardSDE
+from solvers.sde import EDM, VE, VP, Cosine, ForwardSDE, SubVP
 
 
 def score_network(sde: ForwardSDE | None = None, seed: int = 0) -> Preconditioned:
@@ -106,6 +106,20 @@ def test_input_and_target_of_the_core_have_unit_scale_at_every_time() -> None:
         target = (z - zero) / (one - zero)
         assert seen[-1].std().item() == pytest.approx(1, rel=0.02)
         assert target.std().item() == pytest.approx(1, rel=0.02)
+
+
+@pytest.mark.parametrize("sde", [VP(), SubVP(), VE(), EDM()], ids=lambda sde: sde.name)
+def test_one_core_serves_every_process_by_change_of_variables(sde: ForwardSDE) -> None:
+    """denoised(x, t) = D(x/alpha; sigma/alpha) with EDM's D, from a network made for another process."""
+    network = score_network(Cosine())
+    x, t = normal(4, 1, 8, 8), torch.tensor([0.01, 0.1, 0.5, 0.9], dtype=torch.float64)
+    r, s = (sde.sigma(t) / sde.alpha(t))[:, None, None, None], network.data_std
+    y = x / sde.alpha(t)[:, None, None, None]
+    core = network.core(y / (r**2 + s**2).sqrt(), -r.flatten().log())
+    expected = (s**2 * y + r * s * (r**2 + s**2).sqrt() * core) / (r**2 + s**2)
+    found = ReverseProcess(sde, network.under(sde), "noise").denoised(x, t)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    assert not network.under(sde).training
 
 
 def test_the_noise_keeps_its_digits_at_the_smallest_times() -> None:

@@ -1,17 +1,21 @@
 """The denoising loss: against the reference's numbers, and against its closed form where the score is exact."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pretrained.objectives import Reduction, TimeLaw, Weighting, denoising_loss, draw_times
+from pretrained.networks.precondition import Preconditioned
+from pretrained.objectives.denoising import Reduction, denoising_loss
+from pretrained.objectives.times import LogNormal, LogSNR, TimeLaw, Uniform
+from pretrained.objectives.weighting import Weighting, noise_weight
 from solvers.process import Network, ReverseProcess
-from solvers.sde import VE, VP, ForwardSDE, SubVP, expand, get_sde
+from solvers.sde import EDM, VE, VP, ForwardSDE, SubVP, expand, get_sde
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = [case for case in json.loads((GOLDEN / "sampling.json").read_text()) if "/loss/" in case["key"]]
@@ -37,7 +41,7 @@ def test_the_loss_is_the_reference_implementations(case: dict[str, Any]) -> None
     sde = golden_sde(case)
     # The reference divides the network by -sigma for VP and sub-VP: there it predicts the noise.
     process = ReverseProcess(sde, lambda x, t: 0.3 * torch.tanh(x), "score" if sde.name == "ve" else "noise")
-    t = draw_times(sde, u, case["t_min"], "uniform")
+    t = Uniform().draw(sde, u, case["t_min"])
     loss = denoising_loss(process, data, t, z, weighting, reduction).mean()
     assert abs(loss - expected) / (1 + abs(expected)) < 1e-9
 
@@ -110,16 +114,17 @@ def test_the_reductions_differ_by_half_the_dimension(reduction: Reduction) -> No
 
 
 @pytest.mark.parametrize("sde", SDES, ids=lambda sde: sde.name)
-@pytest.mark.parametrize("law", ["uniform", "log_snr"])
+@pytest.mark.parametrize("law", [Uniform(), LogSNR()], ids=lambda law: law.law)
 def test_times_fill_the_interval_and_stay_in_it(sde: ForwardSDE, law: TimeLaw) -> None:
     u = torch.tensor([0.0, 0.5, 1 - 2**-24])
-    t = draw_times(sde, u, 1e-5, law)
+    t = law.draw(sde, u, 1e-5)
     assert t.dtype == torch.float64
     assert t.min().item() == pytest.approx(1e-5, rel=1e-6)
     assert t.max().item() == pytest.approx(1.0, rel=1e-6)
     assert ((t >= 1e-5) & (t <= 1)).all()
-    middle = sde.lam(t[1:2]).item() if law == "log_snr" else t[1].item()
-    ends = (sde.lam(1e-5), sde.lam(1.0)) if law == "log_snr" else (1e-5, 1.0)
+    logarithmic = isinstance(law, LogSNR)
+    middle = sde.lam(t[1:2]).item() if logarithmic else t[1].item()
+    ends = (sde.lam(1e-5), sde.lam(1.0)) if logarithmic else (1e-5, 1.0)
     assert middle == pytest.approx(sum(ends) / 2, rel=1e-6, abs=1e-6)
 
 
@@ -130,10 +135,54 @@ def test_log_snr_times_turn_sigma2_into_the_likelihood_weighting(sde: ForwardSDE
     t_min = 1e-2
 
     def mean_loss(weighting: Weighting, law: TimeLaw) -> float:
-        t = draw_times(sde, u, t_min, law)
+        t = law.draw(sde, u, t_min)
         x_0, z = torch.full((len(t), 1), 0.7, dtype=torch.float64), torch.full((len(t), 1), -1.3, dtype=torch.float64)
         process = ReverseProcess(sde, lambda x, times: torch.tanh(x), "noise")
         return denoising_loss(process, x_0, t, z, weighting, "mean").mean().item()
 
     factor = 2 * (sde.lam(t_min) - sde.lam(sde.t_max)) / (sde.t_max - t_min)
-    assert mean_loss("likelihood", "uniform") == pytest.approx(factor * mean_loss("sigma2", "log_snr"), rel=1e-6)
+    assert mean_loss("likelihood", Uniform()) == pytest.approx(factor * mean_loss("sigma2", LogSNR()), rel=1e-6)
+
+
+@pytest.mark.parametrize("sde", [*SDES, EDM()], ids=lambda sde: sde.name)
+def test_log_normal_levels_have_their_law_under_every_process(sde: ForwardSDE) -> None:
+    u = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+    level = -sde.lam(LogNormal().draw(sde, u, sde.t_min))
+    assert level.mean().item() == pytest.approx(-0.8, abs=1e-3)
+    assert level.std().item() == pytest.approx(1.2, abs=2e-3)
+    assert (level > -0.8 + 1.2).double().mean().item() == pytest.approx(0.158655, abs=1e-4)
+    # A fifth of the draws uniform over the whole range, half of those below its middle.
+    mixed = -sde.lam(LogNormal(tails=0.2, lowest=1e-3, highest=100.0).draw(sde, u, sde.t_min))
+    assert mixed.min().item() == pytest.approx(math.log(1e-3), abs=1e-3)
+    assert mixed.max().item() == pytest.approx(math.log(100), abs=1e-3)
+    expected = 0.2 * (math.log(10) / math.log(1e5)) + 0.8 * 0.5 * math.erfc((math.log(10) + 0.8) / 1.2 / math.sqrt(2))
+    assert (mixed > math.log(10)).double().mean().item() == pytest.approx(expected, abs=1e-4)
+    # Every number is a time, the ends too.
+    ends = LogNormal(tails=0.0).draw(sde, torch.tensor([0.0, 1 - 2**-24, 1.0]), sde.t_min)
+    assert torch.isfinite(ends).all()
+
+
+@pytest.mark.parametrize("sde", [*SDES, EDM()], ids=lambda sde: sde.name)
+def test_the_edm_weighting_is_that_of_its_denoised(sde: ForwardSDE) -> None:
+    """w/sigma^2 |noise - z|^2 = (r^2 + s^2)/(r s)^2 |D - x_0|^2, and for a preconditioned core |F - target|^2."""
+    s, t = 0.7, torch.tensor([0.05, 0.3, 0.9], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    x_0, z, answer = (torch.randn(3, 5, generator=generator, dtype=torch.float64) for _ in range(3))
+
+    class Core(nn.Module):
+        def forward(self, scaled: Tensor, lam: Tensor) -> Tensor:
+            return answer
+
+    process = ReverseProcess(sde, Preconditioned(Core(), sde, s), "noise")
+    found = denoising_loss(process, x_0, t, z, "edm", "mean", s)
+    alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None]
+    r = sigma / alpha
+    x = alpha * x_0 + sigma * z
+    error = process.denoised(x, t) - x_0
+    weight = (r**2 + s**2) / (r * s) ** 2
+    torch.testing.assert_close(found, (weight * error**2).mean(1), rtol=1e-9, atol=0)
+    # Karras et al. 2022, table 1: D(y; r) = c_skip y + c_out F, so the target of F is (x_0 - c_skip y)/c_out.
+    c_skip, c_out = s**2 / (r**2 + s**2), r * s / (r**2 + s**2).sqrt()
+    target = (x_0 - c_skip * x / alpha) / c_out
+    torch.testing.assert_close(found, ((answer - target) ** 2).mean(1), rtol=1e-9, atol=0)
+    assert noise_weight("edm", sde, t, s).shape == t.shape

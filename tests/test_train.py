@@ -5,66 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
+from cards import CLASSIFIER, SCORE, card_of, changed
 from torch import nn
 
 from pretrained import zoo
-from pretrained.card import Card, ClassifierCard, ScoreCard, dump_card, load_card
+from pretrained.card import ClassifierCard, ScoreCard, dump_card, load_card
 from pretrained.data import load_data
 from pretrained.tasks import build_network, held_out_loss, stratify
 from pretrained.train import learning_rate, train, update_average
 from solvers.errors import UsageError
-
-SCORE: dict[str, Any] = {
-    "name": "tiny-score",
-    "kind": "score",
-    "description": "A network small enough for a test.",
-    "data": {"name": "digits", "scale": 2.0, "offset": -1.0},
-    "sde": {"name": "vp", "settings": {"beta_min": 0.1, "beta_max": 20.0}},
-    "network": {"name": "convnet", "data_std": 0.8, "width": 8, "blocks": 1, "mix": 8, "dropout": 0.1},
-    "parametrisation": "noise",
-    "training": {
-        "seed": 3,
-        "steps": 40,
-        "batch": 64,
-        "learning_rate": 0.005,
-        "warm_up": 5,
-        "ema": 0.9,
-        "weighting": "sigma2",
-        "reduction": "mean",
-        "times": "log_snr",
-    },
-}
-CLASSIFIER: dict[str, Any] = {
-    "name": "tiny-features",
-    "kind": "classifier",
-    "description": "A classifier small enough for a test.",
-    "data": {"name": "digits"},
-    "network": {"name": "classifier", "width": 4, "features": 16, "dropout": 0.1},
-    "training": {"seed": 3, "steps": 60, "batch": 64, "learning_rate": 0.01, "warm_up": 5, "ema": 0.9},
-}
-
-
-def changed(content: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """A copy with ``section__key=value`` replaced."""
-    copy: dict[str, Any] = yaml.safe_load(yaml.safe_dump(content))
-    for key, value in changes.items():
-        *sections, last = key.split("__")
-        place = copy
-        for section in sections:
-            place = place[section]
-        place[last] = value
-    return copy
-
-
-def write(folder: Path, content: dict[str, Any]) -> Path:
-    path = folder / "card.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
-
-
-def card_of(folder: Path, content: dict[str, Any]) -> Card:
-    return load_card(write(folder, content))
 
 
 def test_two_runs_give_the_same_weights_whatever_the_global_generator(tmp_path: Path) -> None:
@@ -173,7 +122,7 @@ def test_a_card_survives_being_written(tmp_path: Path, content: dict[str, Any]) 
         ({"trainign": {}}, r"no key 'trainign'; did you mean 'training'\?"),
         ({"network__widht": 8}, r"no key 'network.widht'; did you mean 'network.width'"),
         ({"training__batch": 0}, r"training.batch: Input should be greater than 0; got 0\."),
-        ({"training__weighting": "sigma"}, r"training.weighting: .*'sigma2', 'likelihood' or 'unit'; got 'sigma'\."),
+        ({"training__weighting": "sigma"}, r"training.weighting: .*'likelihood', 'unit' or 'edm'; got 'sigma'\."),
         ({"training__ema": 1.0}, r"training.ema: Input should be less than 1; got 1\.0\."),
         ({"network__width": 12}, r"network.width: Input should be a multiple of 8; got 12\."),
         ({"data__name": "digit"}, r"no data set 'digit'; did you mean 'digits'\?"),

@@ -1,17 +1,21 @@
 """The zoo: what is shipped is what its cards say, and a checkpoint that is not is refused."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from pretrained import zoo
 from pretrained.card import CARDS, load_card
 from pretrained.data import load_data
 from pretrained.tasks import accuracy, held_out_loss
+from pretrained.yaml_model import read_mapping
 from solvers.errors import UsageError
-from solvers.sde import VP
+from solvers.process import ReverseProcess
+from solvers.sde import EDM, VE, VP, ForwardSDE, SubVP
 
 
 @pytest.fixture
@@ -23,8 +27,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_every_card_has_its_weights_and_the_other_way_round() -> None:
-    assert zoo.names() == ["digits-features", "digits-vp"]
-    assert sorted(path.stem for path in zoo.CHECKPOINTS.glob("*.safetensors")) == zoo.names()
+    trained = [path.stem for path in sorted(CARDS.glob("*.yaml")) if "result" in read_mapping(path, "card")]
+    assert {"digits-features", "digits-vp"} <= set(trained) <= set(zoo.names())
+    assert sorted(path.stem for path in zoo.CHECKPOINTS.glob("*.safetensors")) == trained
 
 
 @pytest.mark.parametrize("name", ["digits-features", "digits-vp"])
@@ -74,6 +79,27 @@ def test_digits_vp_knows_its_process_and_its_data() -> None:
     assert (checkpoint.shape, checkpoint.levels) == ((1, 8, 8), 17)
     assert (checkpoint.card.data.scale, checkpoint.card.data.offset) == (2.0, -1.0)
     assert checkpoint.parametrisation == "noise"
+
+
+@pytest.mark.parametrize("sde", [SubVP(), VE(), EDM()], ids=lambda sde: sde.name)
+def test_a_checkpoint_serves_other_processes(sde: ForwardSDE) -> None:
+    """x/alpha at the same sigma/alpha has the same denoised, whatever the process."""
+    native = zoo.load("digits-vp")
+    other = native.under(sde)
+    assert (other.sde, other.sha256) == (sde, native.sha256)
+    x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0.01, 0.1, 0.4, 0.8], dtype=torch.float64)
+    s = sde.t_of_lam(native.sde.lam(t))
+    scale = (sde.alpha(s) / native.sde.alpha(t)).float()[:, None, None, None]
+    first, second = (ReverseProcess(c.sde, c.network, c.parametrisation) for c in (native, other))
+    torch.testing.assert_close(second.denoised(scale * x, s), first.denoised(x, t), rtol=1e-3, atol=1e-3)
+
+
+def test_a_network_that_is_told_the_time_serves_its_own_process_alone() -> None:
+    checkpoint = zoo.load("digits-vp")
+    told = replace(checkpoint, network=nn.Identity())
+    with pytest.raises(UsageError, match=r"digits-vp under ve: a network serves another .* alone; got 'Identity'"):
+        told.under(VE())
 
 
 def test_loading_leaves_the_global_generator_alone() -> None:

@@ -16,7 +16,7 @@ from bench.likelihood import Plan, converged, dequantised, grid_upwards, image_l
 from bench.metrics.bits_per_dim import LikelihoodOutcome
 from bench.metrics.log_density import DensityOutcome
 from bench.metrics.metric import Outcome, get_metric
-from bench.problems.problem import Problem
+from bench.problems.problem import ImageProblem, Problem
 from bench.record import CellSpec, Record
 from solvers.divergence import Divergence, ExactDivergence, Hutchinson
 from solvers.errors import DivergenceError
@@ -117,7 +117,7 @@ def _has_density(problem: type[Problem]) -> bool:
 
 
 def _has_images(problem: type[Problem]) -> bool:
-    return hasattr(problem, "levels")
+    return issubclass(problem, ImageProblem)
 
 
 def _plan(spec: CellSpec) -> Plan:

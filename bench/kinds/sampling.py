@@ -77,7 +77,7 @@ class Sampling(Kind):
         values: dict[str, MetricValue] = {}
         if not diverged:
             outcome = Outcome(spec, problem, solver, solve.samples.cpu())
-            values = {metric.key: metric.evaluate(outcome) for metric in cell.metrics}
+            values = {metric.key: metric.measure(outcome) for metric in cell.metrics}
         metric_seconds = environment.now(problem.device) - began
 
         record = Record(

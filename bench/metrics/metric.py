@@ -1,16 +1,18 @@
 """Metrics: what they declare, what they see, and the menu of them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from bench.problems.problem import Problem
 from bench.record import CellSpec, MetricValue
 from bench.registry import Registry
+from solvers.errors import UsageError
 from solvers.solver import Solver
 
 
@@ -33,6 +35,7 @@ class Metric(ABC):
         unit: of the value.
         direction: which is better; ``none`` for values that do not rank solvers.
         limits: range of the value.
+        shown_to: figures end there, where values that say no more than "useless" would flatten the others.
         shared: whether every seed is held against the same reference, whose own sampling error no seed averages out.
         reference: definition.
     """
@@ -42,6 +45,7 @@ class Metric(ABC):
     unit: ClassVar[str]
     direction: ClassVar[Literal["lower", "higher", "none"]] = "lower"
     limits: ClassVar[tuple[float, float]] = (0.0, float("inf"))
+    shown_to: ClassVar[float] = float("inf")
     shared: ClassVar[bool] = False
     reference: ClassVar[str]
 
@@ -49,18 +53,51 @@ class Metric(ABC):
     def evaluate(self, outcome: Outcome) -> MetricValue:
         """Value, standard error and floor; or the reason why there is none."""
 
-    @property
-    def hashes(self) -> dict[str, str]:
-        """Hashes of the files that the value depends on."""
+    def measure(self, outcome: Outcome) -> MetricValue:
+        """:meth:`evaluate`, or the reason why these samples, or this value, are none to evaluate; never raises it."""
+        try:
+            check_samples(outcome)
+            value = self.evaluate(outcome)
+        except UsageError as error:
+            return MetricValue(reason=str(error))
+        except ValidationError:
+            return MetricValue(reason=f"{self.key} is not finite")
+        low, high = self.limits
+        if value.value is not None and not low <= value.value <= high:
+            return MetricValue(reason=f"{self.key} lies in [{low:g}, {high:g}], computed was {value.value:g}")
+        return value
+
+    def hashes(self, problem: Problem, spec: CellSpec) -> dict[str, str]:
+        """Hashes of the files and references that the value depends on, as far as they are here."""
         return {}
+
+
+def check_samples(outcome: Outcome) -> None:
+    """Refuse samples that no metric means anything of.
+
+    Raises:
+        UsageError: their number or shape is not the cell's, one is not a finite number, or all of them are equal.
+    """
+    samples, spec, problem = outcome.samples, outcome.spec, outcome.problem
+    who, todo = f"samples of {spec.solver}", "Look at the solver, or remove the record and its samples and run again"
+    wanted = (spec.n, *problem.shape)
+    if tuple(samples.shape) != wanted or not spec.n:
+        raise UsageError(who, f"they have the shape {wanted}", tuple(samples.shape), todo)
+    if not bool(samples.isfinite().all()):
+        raise UsageError(who, "they are finite", f"{int((~samples.isfinite()).sum())} values that are not", todo)
+    if spec.n > 1 and bool((samples == samples[:1]).all()):
+        raise UsageError(who, "they differ from one another", f"{spec.n} times the same", todo)
 
 
 METRICS: Registry[Metric] = Registry("metric", "bench.metrics")
 register_metric = METRICS.register
 metric_classes = METRICS.classes
 
-# Blocks of the delete-a-block jackknife behind standard errors.
-BLOCKS = 10
+# Of one sample or several of equal size.
+Statistic = Callable[..., float]
+
+# Blocks that samples fall into, for the jackknife behind standard errors and verdicts.
+BLOCKS = 20
 
 
 def get_metric(name: str) -> Metric:
@@ -72,16 +109,37 @@ def get_metric(name: str) -> Metric:
     return METRICS.find(name)()
 
 
-def jackknife(statistic: Callable[[Tensor, Tensor], float], samples: Tensor, reference: Tensor) -> float:
-    """Standard error of a statistic of two samples of equal size, by leaving out one block of both at a time.
+def measured(statistic: Statistic, *samples: Tensor, floor: float | None = None) -> MetricValue:
+    """A statistic of samples of equal size as a record's value, with its replicates and their standard error.
 
-    se^2 = (K - 1)/K sum_k (theta_k - mean theta)^2, K = min(10, n) (Efron & Tibshirani 1993, sec. 11.5).
+    The one way to record a statistic: verdicts between cells rest on the replicates (``docs/statistics.md``).
     """
-    values = []
-    blocks = min(BLOCKS, len(samples))
-    block = torch.arange(len(samples)) * blocks // len(samples)
-    for k in range(blocks):
-        kept = block != k
-        values.append(statistic(samples[kept], reference[kept]))
+    found = replicates(statistic, *samples)
+    return MetricValue(value=statistic(*samples), standard_error=jackknife_error(found), floor=floor, replicates=found)
+
+
+def replicates(statistic: Statistic, *samples: Tensor) -> tuple[float, ...]:
+    """The statistic of what is left when one block of the samples is taken away, a value a block.
+
+    Block k holds the samples i with floor(i K / n) = k, of each of the samples at once, K = min(20, n). The blocks
+    depend on n alone: replicate k of any two cells of one seed lacks the same starts, paths and references, so that
+    the replicates of their difference are the differences of their replicates.
+    """
+    n = len(samples[0])
+    blocks = min(BLOCKS, n)
+    block = torch.arange(n) * blocks // n
+    return tuple(statistic(*(sample[block != k] for sample in samples)) for k in range(blocks))
+
+
+def jackknife_error(values: Sequence[float]) -> float:
+    """Standard error from the replicates theta_k of K blocks.
+
+    se^2 = (K - 1)/K sum_k (theta_k - mean theta)^2 (Efron & Tibshirani 1993, sec. 11.5).
+    """
     theta = torch.tensor(values, dtype=torch.float64)
-    return float(((blocks - 1) / blocks * (theta - theta.mean()).square().sum()).sqrt())
+    return float(((len(theta) - 1) / len(theta) * (theta - theta.mean()).square().sum()).sqrt())
+
+
+def jackknife(statistic: Statistic, *samples: Tensor) -> float:
+    """Standard error alone of a statistic of samples of equal size, for values that are not compared."""
+    return jackknife_error(replicates(statistic, *samples))

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from bench.metrics.metric import Metric, Outcome, register_metric
+from bench.metrics.metric import Metric, Outcome, register_metric, replicates
 from bench.problems.problem import FlowProblem
 from bench.record import MetricValue
 
@@ -44,5 +44,7 @@ class PathwiseRmse(Metric):
             return MetricValue(reason="not an ODE solver")
         assert isinstance(outcome.problem, FlowProblem)
         end, floor = _exact_end(outcome.problem, outcome.spec.n, outcome.spec.seed)
-        value, error = root_mean_square(outcome.samples.to(end) - end)
-        return MetricValue(value=value, standard_error=error, floor=floor)
+        difference = outcome.samples.to(end) - end
+        value, error = root_mean_square(difference)
+        left = replicates(lambda kept: root_mean_square(kept)[0], difference)
+        return MetricValue(value=value, standard_error=error, floor=floor, replicates=left)

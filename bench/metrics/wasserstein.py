@@ -1,5 +1,6 @@
 """Wasserstein-2 distances of samples: of Gaussian fits, and sliced."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.metrics.metric import Metric, Outcome, jackknife, register_metric
+from bench.metrics.metric import Metric, Outcome, measured, register_metric
 from bench.problems.problem import Problem
 from bench.record import MetricValue
 
@@ -17,17 +18,30 @@ from bench.record import MetricValue
 DIRECTIONS = 64
 
 
-def gaussian_w2(a: Tensor, b: Tensor) -> float:
-    """W2 between the Gaussian fits of two samples (n, d).
+Moments = tuple[Tensor, Tensor]
 
-    W2^2 = |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2)          (Dowson & Landau 1982)
+
+def moments_of(samples: Tensor) -> Moments:
+    """Mean (d,) and unbiased covariance (d, d) of a sample (n, d)."""
+    return samples.mean(0), torch.cov(samples.T)
+
+
+def squared_w2_of_moments(a: Moments, b: Moments) -> float:
+    """W2^2 between the Gaussians of two means and covariances.
+
+    |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2)                  (Dowson & Landau 1982)
     """
-    mean = (a.mean(0) - b.mean(0)).square().sum()
-    cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
+    (mean_a, cov_a), (mean_b, cov_b) = a, b
+    mean = (mean_a - mean_b).square().sum()
     values, vectors = torch.linalg.eigh(cov_a)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
-    return float((mean + cov_a.trace() + cov_b.trace() - 2 * cross).clamp(min=0).sqrt())
+    return float((mean + cov_a.trace() + cov_b.trace() - 2 * cross).clamp(min=0))
+
+
+def gaussian_w2(a: Tensor, b: Tensor) -> float:
+    """W2 between the Gaussian fits of two samples (n, d)."""
+    return math.sqrt(squared_w2_of_moments(moments_of(a), moments_of(b)))
 
 
 def sliced_w2(a: Tensor, b: Tensor) -> float:
@@ -72,11 +86,8 @@ class _AgainstReference(Metric):
     def evaluate(self, outcome: Outcome) -> MetricValue:
         spec, distance = outcome.spec, type(self).distance
         samples, reference = outcome.samples.double(), outcome.problem.reference(spec.n, spec.seed, 0).double()
-        return MetricValue(
-            value=distance(samples, reference),
-            standard_error=jackknife(distance, samples, reference),
-            floor=_floor(distance, outcome.problem, spec.n, spec.seed),
-        )
+        floor = _floor(distance, outcome.problem, spec.n, spec.seed)
+        return measured(distance, samples, reference, floor=floor)
 
 
 @register_metric

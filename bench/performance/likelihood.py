@@ -29,7 +29,7 @@ from solvers.divergence import Hutchinson
 from solvers.likelihood import bits_per_dim, log_density
 from solvers.process import ReverseProcess
 from solvers.registry import get_solver
-from solvers.solver import FixedStepSolver
+from solvers.solver import FixedStepSolver, Solver
 
 # Problem, its checkpoint and the images that are solved.
 CHECKPOINTS = {"digits": ("digits-vp", 16)}
@@ -101,9 +101,13 @@ def reference_procedure(case: Case, tolerance: float) -> Result:
 
 def ours(case: Case, key: str, nfe: int | None = None, **settings: Any) -> Result:
     """Bits/dim by a solver of the registry, fixed steps on the log-SNR grid."""
-    solver, process = get_solver(key, **settings), case.model.process()
+    solver = get_solver(key, **settings)
     steps = solver.steps_for(nfe) if isinstance(solver, FixedStepSolver) and nfe else 1
-    ts = grid_upwards("log_snr", case.model.sde, steps)
+    return _solved(case, solver, grid_upwards("log_snr", case.model.sde, steps))
+
+
+def _solved(case: Case, solver: Solver, ts: Tensor) -> Result:
+    process = case.model.process()
     found = log_density(solver, process, case.x, ts, Hutchinson(case.probes))
     return Result(case.bits(found.log_p), process.evaluations.calls, process.evaluations.derivative_passes)
 
@@ -185,11 +189,12 @@ def targets(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def peak_bytes(name: str, nfe: int) -> int:
-    """Bytes that tensors hold at the peak of a likelihood of fixed steps, the images and probes left out."""
-    case = case_of(name)
-    live = LiveTensors()
+    """Bytes that tensors hold at the peak of a likelihood of fixed steps, images, probes and grid left out."""
+    case, solver, live = case_of(name), get_solver("dpmpp_3m"), LiveTensors()
+    assert isinstance(solver, FixedStepSolver)
+    ts = grid_upwards("log_snr", case.model.sde, solver.steps_for(nfe))
     with one_thread(), live:
-        ours(case, "dpmpp_3m", nfe)
+        _solved(case, solver, ts)
     return live.peak
 
 

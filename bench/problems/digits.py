@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench.problems.problem import Problem, register_problem
+from bench.problems.problem import ImageProblem, register_problem
 from pretrained import zoo
 from pretrained.data import load_data
 from solvers.errors import UsageError
@@ -13,7 +13,7 @@ from solvers.process import ReverseProcess
 
 
 @register_problem
-class Digits(Problem):
+class Digits(ImageProblem):
     """scikit-learn's handwritten digits, 8x8, 17 grey levels, score network ``digits-vp``.
 
     References are integer grey levels: draw 0 the held-out digits, draw 1 training digits chosen by the seed.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bench.registry import Registry
+from pretrained.data import quantise
 from solvers.brownian import BrownianPath
 from solvers.normals import Normals
 from solvers.process import ReverseProcess
@@ -69,6 +70,25 @@ class Problem(ABC):
     def brownian(self, n: int, seed: int, first: int = 0) -> BrownianPath:
         """The Brownian paths of those samples."""
         return BrownianPath(self.normals(n, seed, first), self.sde.t_max)
+
+
+class ImageProblem(Problem):
+    """Images of levels k in 0 ... levels - 1; a state holds scale (k + u)/levels + offset, u in [0, 1).
+
+    References are the levels themselves, uint8, (n, channels, height, width); draw 0 does not depend on the seed.
+
+    Attributes:
+        levels: grey or colour levels.
+        scale, offset: of the state.
+    """
+
+    levels: ClassVar[int]
+    scale: float
+    offset: float
+
+    def to_levels(self, samples: Tensor) -> Tensor:
+        """The levels that states lie nearest to, clipped to the data's, (n, ...), uint8."""
+        return quantise((samples.float() - self.offset) / self.scale, self.levels)
 
 
 class FlowProblem(Problem):

@@ -38,13 +38,13 @@ def dense(inputs: int, outputs: int) -> nn.Linear:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation with at least four channels a group, at most 32 groups.
+    """Group normalisation with at least four channels a group, in as many groups as divide them, at most 32.
 
     Raises:
-        UsageError: the channels do not fall into equal groups.
+        UsageError: the number of channels is no multiple of 4.
     """
-    groups = min(channels // 4, GROUPS)
-    if groups < 1 or channels % groups:
-        todo = "Choose widths whose layers, joined ones included, have 4 channels or a multiple of 4; above 128 of 32"
+    if channels < 4 or channels % 4:
+        todo = "Choose widths whose layers, joined ones included, have a multiple of 4 channels"
         raise UsageError("group_norm", "channels fall into equal groups", channels, todo)
+    groups = next(count for count in range(min(channels // 4, GROUPS), 0, -1) if channels % count == 0)
     return nn.GroupNorm(groups, channels, eps=1e-6)

@@ -4,8 +4,14 @@ For data of standard deviation s the total scale of x_t is  root(t)^2 = alpha^2 
 
     noise(x, t) = (sigma x / root - alpha s F(x / root, lam)) / root,        lam = log(alpha/sigma).
 
-It is EDM's c_skip, c_out and c_in written for the noise: F's target has unit variance for all t, F = 0 is the exact
-answer for data N(0, s^2 I), and neither end cancels (the denoiser's form x - alpha D loses all digits as sigma -> 0).
+It is EDM's network written for the noise. With y = x/alpha and r = sigma/alpha = e^-lam the denoised is
+
+    D(y; r) = c_skip y + c_out F(c_in y, lam),
+    c_skip = s^2/(r^2 + s^2),    c_out = r s/(r^2 + s^2)^(1/2),    c_in = (r^2 + s^2)^(-1/2),
+
+and EDM's c_noise = log(r)/4 is -lam/4. F's target has unit variance for all t, F = 0 is the exact answer for data
+N(0, s^2 I), and neither end cancels (the denoiser's form x - alpha D loses all digits as sigma -> 0). F sees the time
+through r alone: one core serves every process, D(x/alpha(t); sigma(t)/alpha(t)).
 
 Reference: Karras et al. 2022, arXiv:2206.00364, table 1 and app. B.6.
 """
@@ -29,6 +35,10 @@ class Preconditioned(nn.Module):
         self.core = core
         self.sde = sde
         self.data_std = data_std
+
+    def under(self, sde: ForwardSDE) -> "Preconditioned":
+        """The same core as a noise predictor under another process."""
+        return Preconditioned(self.core, sde, self.data_std).train(self.training)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Noise E[z | x_t = x], shape of x.

@@ -48,7 +48,8 @@ class UNetSettings(Section):
     width: Annotated[int, Field(gt=0, multiple_of=4)]
     multipliers: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2)
     blocks: Count = 1
-    attention: bool = False
+    attention: tuple[Count, ...] = ()
+    patch: Count = 1
     class_conditional: bool = False
     class_dropout: Fraction = 0.1
     dropout: Fraction = 0.0

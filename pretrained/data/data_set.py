@@ -1,0 +1,79 @@
+"""What a data set declares, and what one of its parts holds."""
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from solvers.errors import unknown_name
+
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What is known of a data set without reading it: all that a network needs to be built.
+
+    Attributes:
+        name: key in :data:`pretrained.data.DATA_SETS`.
+        shape: shape of one sample; of an image, (channels, height, width).
+        levels: number L of levels; values lie in 0..L-1.
+        classes: number of classes of its labels.
+        flip: whether a mirror image is as likely as the image.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    levels: int
+    classes: int
+    flip: bool
+
+
+@dataclass(frozen=True)
+class ImageData(DataSpec):
+    """One part of a data set.
+
+    Attributes:
+        values: levels of the pixels, uint8, shape (n, channels, height, width).
+        labels: classes, int64, shape (n,).
+    """
+
+    values: Tensor
+    labels: Tensor
+
+
+class DataSet(ABC):
+    """A data set; a subclass is a frozen dataclass whose fields are its settings.
+
+    Attributes:
+        key: its name in cards.
+        summary: what it is, one line.
+    """
+
+    key: ClassVar[str]
+    summary: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def spec(self) -> DataSpec:
+        """What is known without reading it."""
+
+    @abstractmethod
+    def read(self, split: str) -> tuple[Tensor, Tensor]:
+        """Values and labels of the ``train`` or ``test`` part, in an order that never changes.
+
+        Raises:
+            UsageError: the data are not here, or not what they should be.
+        """
+
+    def load(self, split: str) -> ImageData:
+        """The ``train`` or ``test`` part.
+
+        Raises:
+            UsageError: no split of that name, or as :meth:`read`.
+        """
+        if split not in SPLITS:
+            raise unknown_name("load_data", "split", split, SPLITS)
+        values, labels = self.read(split)
+        return ImageData(**asdict(self.spec), values=values, labels=labels)
