@@ -7,6 +7,7 @@ import pytest
 import torch
 from records import cell, compute, cost, environment, fill, record
 
+from bench.kinds.likelihood import ERRORS_APART, IMAGE_METRICS
 from bench.record import Record
 from bench.report import provenance_text, write_report
 from bench.store import Store
@@ -36,10 +37,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run")
     store = fill(path, gaussian_records())
     for solver in ("euler", "heun"):
-        item = record(
-            cell(solver, problem="digits", n=8), {"fd_digits": (3.0, 0.1), "bits_per_dim": "not an ODE solver"}
-        )
+        item = record(cell(solver, problem="digits", n=8), {"fd_digits": (3.0, 0.1)})
         store.write(item, torch.rand(8, 1, 8, 8))
+    values = dict.fromkeys(ERRORS_APART, 0.002) | {"bits_per_dim": (2.0, 0.1), "bits_probe_error": 0.03}
+    for budget, error in ((10, 0.5), (20, 0.004), (50, 0.05), (100, 0.008)):
+        spec = cell("heun", problem="digits", n=8, kind="likelihood", budget=budget)
+        store.write(record(spec, {**values, "bits_per_dim_error": (error, 0.001)}))
     write_report(path)
     return path
 
@@ -47,7 +50,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_figure_is_there_as_png_and_svg(folder: Path) -> None:
     figures = {path.name for path in (folder / "figures").iterdir()}
     stems = {f"gaussian_{metric}_{x}" for metric in ("pathwise_rmse", "w2_gaussian") for x in ("nfe", "seconds")}
-    stems |= {"digits_fd_digits_nfe", "digits_fd_digits_seconds", "digits_samples"}
+    stems |= {f"digits_{metric}_{x}" for metric in ("fd_digits", *IMAGE_METRICS) for x in ("nfe", "seconds")}
+    stems |= {"digits_samples"}
     assert figures == {f"{stem}{suffix}" for stem in stems for suffix in (".png", ".svg")}
     for name in figures:
         content = (folder / "figures" / name).read_bytes()
@@ -87,7 +91,7 @@ def test_damaged_samples_are_told(tmp_path: Path) -> None:
 def test_a_second_report_is_the_same_bytes(folder: Path) -> None:
     paths = [path for path in folder.rglob("*") if path.suffix in (".csv", ".md", ".svg", ".parquet", ".png")]
     before = {path: path.read_bytes() for path in paths}
-    assert len(before) == 18
+    assert len(before) == 26
     write_report(folder)
     for path in paths:
         assert path.read_bytes() == before[path], path.name
@@ -96,8 +100,8 @@ def test_a_second_report_is_the_same_bytes(folder: Path) -> None:
 def test_the_page_names_its_figures_and_they_are_there(folder: Path) -> None:
     page = (folder / "report.md").read_text()
     shown = re.findall(r"!\[\w+\]\((.+?)\)", page)
-    assert len(shown) == 7
-    assert len(set(shown)) == 7
+    assert len(shown) == 11
+    assert len(set(shown)) == 11
     for path in shown:
         assert (folder / path).is_file()
 
@@ -121,13 +125,22 @@ def test_every_table_of_the_page_is_well_formed(folder: Path) -> None:
         assert re.fullmatch(r"(\|-+)+\|", table.splitlines()[1])
 
 
+def test_a_likelihood_has_its_cost_and_its_errors_apart(folder: Path) -> None:
+    page = (folder / "report.md").read_text()
+    part = page[page.index("## Likelihood") : page.index("## Samples")]
+    # 0.004 at 20 evaluations is no better than it looks: at 50 the error is larger again.
+    assert "| heun | log_snr | 20 | 100 | not reached | not reached | 4.0e-03 |" in part
+    assert "| heun | log_snr | 100 | 2.00 ± 0.10 | 0.0080 ± 0.0010 | 0.0300 | 0.00200 |" in part
+    assert "Variational bound (reverse SDE): 0.002 ± 0.010" in part
+
+
 def test_cells_without_a_result_are_listed_with_their_reasons(folder: Path) -> None:
     page = (folder / "report.md").read_text()
     part = page[page.index("## Cells without a result") :]
     assert f"| {cell('ddim', budget=5).name} | error | it \\| broke badly |" in part
     assert f"| {cell('ddim').name} | timeout | took longer than 3 s |" in part
     assert part.count("\n| gaussian-") == 2
-    assert "14 cells (" in page
+    assert "18 cells (" in page
     assert "1 error" in page
     assert "1 timeout" in page
 

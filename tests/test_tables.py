@@ -192,7 +192,7 @@ def test_the_best_without_a_standard_error_is_still_the_best() -> None:
 
 
 def test_a_metric_that_ranks_nothing_has_no_best() -> None:
-    spec = {"problem": "digits", "n": 4}
+    spec = {"problem": "digits", "n": 4, "kind": "likelihood"}
     records = [record(cell(s, **spec), {"bits_per_dim": v}) for s, v in (("euler", 1.0), ("heun", 2.0))]
     found = board(*records, metric="bits_per_dim")
     assert bold(found) == {"euler": [False], "heun": [False]}
