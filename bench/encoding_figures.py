@@ -1,6 +1,7 @@
 """``scorebench encode``: figures of encodings, of the round trip and of interpolations, and the round trip's table."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -73,7 +74,8 @@ def write_encoding(model: ImageModel, solver: str, nfe: int, n: int, seed: int, 
 def _encodings(model: ImageModel, x: Tensor, trip: RoundTrip, text: str) -> Figure:
     """Images, encodings and reconstructions; the law of the encodings' coordinates beside the prior's."""
     figure = plt.figure(figsize=(9, 3.2))
-    left, right = figure.subfigures(1, 2, width_ratios=(2, 1))
+    halves: Any = figure.subfigures(1, 2, width_ratios=(2, 1))
+    left, right = halves
     low, high = model.offset, model.offset + model.scale
     std = model.sde.prior_std
     bands = {"images": (x, low, high), "encodings": (trip.end, -2.5 * std, 2.5 * std), "back": (trip.back, low, high)}

@@ -165,7 +165,7 @@ def measure(name: str = "digits", repeats: int = REPEATS) -> pd.DataFrame:
 def best(table: pd.DataFrame) -> pd.Series:
     """The fastest of ours that keeps the error."""
     ours = table[~table.procedure.str.startswith("reference") & (table.error <= ERROR)]
-    return ours.loc[ours.seconds.idxmin()]
+    return ours.sort_values("seconds").iloc[0]
 
 
 def targets(table: pd.DataFrame) -> pd.DataFrame:
@@ -174,7 +174,7 @@ def targets(table: pd.DataFrame) -> pd.DataFrame:
     for problem, part in table.groupby("problem", sort=False):
         chosen = best(part)
         within = part[part.procedure.str.startswith("reference") & (part.error <= ERROR)]
-        rival = within.loc[within.seconds.idxmin()]
+        rival = within.sort_values("seconds").iloc[0]
         met = "met" if chosen.ratio <= RATIO else "missed"
         rows.append((problem, chosen.procedure, chosen.error, chosen.ratio, met, chosen.seconds / rival.seconds))
     heads = [
