@@ -52,7 +52,7 @@ def test_every_figure_is_there_as_png_and_svg(folder: Path) -> None:
     stems = {f"gaussian_{metric}_{x}" for metric in ("pathwise_rmse", "w2_gaussian") for x in ("nfe", "seconds")}
     views = ("ranks", "pairs", "frontier")
     stems |= {f"gaussian_{metric}_{x}" for metric in ("pathwise_rmse", "w2_gaussian") for x in (*views, "targets")}
-    stems |= {f"digits_bits_per_dim_error_{x}" for x in ("nfe", "seconds", "frontier")}
+    stems |= {f"digits_bits_per_dim_error_{x}" for x in ("nfe", "seconds", "targets")}
     stems |= {f"digits_bits_per_dim_{x}" for x in ("nfe", "seconds")}
     stems |= {f"digits_fd_digits_{x}" for x in ("nfe", "seconds", *views)} | {"digits_samples"}
     assert figures == {f"{stem}{suffix}" for stem in stems for suffix in (".png", ".svg")}
