@@ -154,6 +154,15 @@ def _problems() -> str:
     return _table(rows, {"name": "problem", "summary": "what it is", "metrics": "metrics"})
 
 
+def _data() -> str:
+    columns = {"name": "name", "summary": "what it is", "shape": "shape", "levels": "levels L", "classes": "classes"}
+    rows: menus.Rows = []
+    for row in menus.data():
+        settings = ", ".join(f"`{setting}`" for setting in row["settings"])
+        rows.append(row | {"name": f"`{row['name']}`", "settings": settings or None})
+    return _table(rows, columns | {"flip": "flip", "settings": "settings"})
+
+
 NETWORK = ", network "
 
 
@@ -189,6 +198,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "solvers": _solvers,
     "solver table": _solver_table,
     "published": _published,
+    "data": _data,
     "peers": _peers,
     "not adapted": _not_adapted,
 }
@@ -198,6 +208,7 @@ PAGES = {
     "README.md": ("results", "problems", "solvers"),
     "docs/solvers.md": ("solver table",),
     "docs/networks.md": ("published",),
+    "docs/training.md": ("data",),
     "docs/peers.md": ("peers", "not adapted"),
 }
 

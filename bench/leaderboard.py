@@ -79,18 +79,24 @@ def _entries(standing: Standing, key: Key) -> list[Entry]:
     if not row:
         nfe, reason = standing.rows[key].nfe.min(), standing.rows[key].reason.iloc[0]
         text = reason if np.isnan(nfe) else f"from NFE {nfe:.0f}"
-    elif len(reasons) == 1 and not any(np.isfinite(point.value) or point.failed for point in row.values()):
+    elif len(reasons) == 1 and all(_never_had(point) for point in row.values()):
         text = reasons.pop()
     if text is not None:
         return [Entry(str(text)), *[Entry("")] * (len(standing.columns) - 1)]
     return [_entry(column.points.get(key), b, column.tied(key)) for b, column in standing.columns.items()]
 
 
+def _never_had(point: pd.Series) -> bool:
+    """Whether a point is blank by what the metric or the kind of cell is, not because something went wrong."""
+    skipped = str(point.reason).startswith("skipped: ")
+    return not np.isfinite(point.value) and (skipped or not point.failed)
+
+
 def _entry(point: pd.Series | None, budget: int, best: bool) -> Entry:
     if point is None:
         return Entry("")
     if not np.isfinite(point.value):
-        return Entry(point.reason or "not finite")
+        return Entry("skipped" if _never_had(point) and point.failed else point.reason or "not finite")
     spent = f"@{point.nfe:.0f}" if abs(point.nfe - budget) > 1e-9 else ""
     text = f"{number(point.value, point.standard_error)} {spent}".strip()
     within = f"{number(point.value, point.half_width)} {spent}".strip()

@@ -64,17 +64,33 @@ class _Asked(_Section):
     _kinds = field_validator("kinds")(_known_kinds)
 
 
+class LikelihoodEntry(_Section):
+    """What the cells of kind likelihood take of a problem of images.
+
+    Attributes:
+        n: held-out images.
+        draws: dequantisations of each.
+        probes: Hutchinson probes of each of those.
+    """
+
+    n: Annotated[int, Field(ge=2)]
+    draws: PositiveInt = 2
+    probes: PositiveInt = 2
+
+
 class ProblemEntry(_Asked):
     """A problem of a matrix.
 
     Attributes:
         name: key of the problem.
         n: samples a cell.
+        likelihood: where its cells of kind likelihood take less than n.
         solvers: the matrix's unless given.
     """
 
     name: str
     n: Annotated[int, Field(ge=2)]
+    likelihood: LikelihoodEntry | None = None
     solvers: Annotated[list["SolverEntry"], Field(min_length=1)] | None = None
 
     @field_validator("name")
@@ -87,9 +103,15 @@ class ProblemEntry(_Asked):
     @model_validator(mode="after")
     def _enough_references(self) -> Self:
         limit = problem_classes()[self.name].n_max
-        if limit is not None and self.n > limit:
-            raise UsageError(f"problem {self.name}", f"there are {limit} reference samples", self.n, "Lower n")
+        most = max(self.n, self.likelihood.n if self.likelihood else 0)
+        if limit is not None and most > limit:
+            raise UsageError(f"problem {self.name}", f"there are {limit} reference samples", most, "Lower n")
         return self
+
+    def size(self, kind: str) -> dict[str, int]:
+        """The fields of a cell that say how much a kind of cell takes."""
+        asked = self.likelihood if kind == "likelihood" else None
+        return asked.model_dump() if asked else {"n": self.n}
 
 
 class SolverEntry(_Asked):
@@ -229,7 +251,6 @@ class Matrix(_Section):
         return [
             CellSpec(
                 problem=problem.name,
-                n=entry.n or problem.n,
                 solver=solver.key,
                 settings=settings,
                 grid=grid,
@@ -239,6 +260,7 @@ class Matrix(_Section):
                 batch_size=None if solver.batch_coupled else entry.batch_size or problem.batch_size,
                 kind=kind,
                 last=entry.last,
+                **{**problem.size(kind), **({"n": entry.n} if entry.n else {})},
             )
             for kind in kinds
             for settings, grid, budget in rows

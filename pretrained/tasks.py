@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrained.card import Card, ClassifierCard, ScoreCard
-from pretrained.data import DataSpec, dequantise, load_data
+from pretrained.data import DataSpec, dequantise, draw_values
 from pretrained.networks.classifier import Classifier
 from pretrained.networks.conservative import Conservative
 from pretrained.networks.convnet import ConvNet
@@ -56,6 +56,7 @@ def build_network(card: Card, data: DataSpec) -> nn.Module:
     core: nn.Module
     if isinstance(network, ConvNetSettings):
         low, high = card.data.offset, card.data.offset + card.data.scale
+        assert data.levels is not None, "vectors are refused when the card is read"
         bin_width = card.data.scale / data.levels
         edges = (low, low + bin_width, high - bin_width, high)
         core = ConvNet(data.shape, edges, network.data_std, **settings).to(memory_format=torch.channels_last)
@@ -96,8 +97,7 @@ class ScoreTask:
         sde, t_min = self.card.sde.build(), self.card.t_min
         uniform = torch.rand(len(values), generator=generator)
         t = training.times.draw(sde, stratify(uniform), t_min).to(values.device)
-        x_0 = self.card.data.scale * dequantise(values, self.data.levels, _rand_like(values, generator))
-        x_0 = x_0 + self.card.data.offset
+        x_0 = self.card.data.scale * draw_values(values, self.data.levels, generator) + self.card.data.offset
         z = torch.randn(values.shape, generator=generator).to(values.device)
         network: Network = self.network
         settings = self.card.network
@@ -125,7 +125,7 @@ class ClassifierTask:
 
     def loss(self, values: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Cross entropy in nats."""
-        images = dequantise(values, self.data.levels, _rand_like(values, generator))
+        images = draw_values(values, self.data.levels, generator)
         return nn.functional.cross_entropy(self.network(images), labels)
 
     def figure(self, network: nn.Module) -> dict[str, float]:
@@ -157,25 +157,26 @@ def held_out_loss(network: nn.Module, card: ScoreCard, repeats: int | None = Non
     Args:
         network: the score model, in eval mode.
         card: its card.
-        repeats: noise levels, dequantisations and noises per image; without it, as many as make about 6000 draws.
+        repeats: noise levels, dequantisations and noises per image; without it, as many as make about 6000
+            draws, from 1 to 10.
     """
-    images = load_data(card.data.name, "test")
+    data = card.data.build().load("test")
     sde = card.sde.build()
     device = next(network.parameters()).device
     process = ReverseProcess(sde, network, card.parametrisation)
     generator = torch.Generator().manual_seed(0)
     total = 0.0
-    repeats = repeats or max(1, round(HELD_OUT_DRAWS / len(images.values)))
+    repeats = repeats or min(10, max(1, round(HELD_OUT_DRAWS / len(data.values))))
     for _ in range(repeats):
-        uniform = stratify(torch.rand(len(images.values), generator=generator))
+        uniform = stratify(torch.rand(len(data.values), generator=generator))
         t = LogSNR().draw(sde, uniform, card.t_min)
-        v = dequantise(images.values, images.levels, _rand_like(images.values, generator))
-        x_0 = card.data.scale * v + card.data.offset
+        x_0 = card.data.scale * draw_values(data.values, data.levels, generator) + card.data.offset
         z = torch.randn(x_0.shape, generator=generator)
         order = torch.randperm(len(t), generator=generator)
+        t = t[order]
         for first in range(0, len(t), CHUNK):
-            data, times, noise = (part[first : first + CHUNK].to(device) for part in (x_0, t[order], z))
-            loss = Denoising().loss(process, data, times, noise, generator)
+            x_part, t_part, z_part = (tensor[first : first + CHUNK].to(device) for tensor in (x_0, t, z))
+            loss = Denoising().loss(process, x_part, t_part, z_part, generator)
             total += loss.sum().item() / (repeats * len(t))
     return total
 
@@ -183,13 +184,10 @@ def held_out_loss(network: nn.Module, card: ScoreCard, repeats: int | None = Non
 @torch.no_grad()
 def accuracy(network: nn.Module, card: ClassifierCard) -> float:
     """Fraction of the test split that is classified rightly, each pixel at the middle of its bin."""
-    data = load_data(card.data.name, "test")
+    data = card.data.build().load("test")
     device = next(network.parameters()).device
+    assert data.levels is not None, "a card's classifier takes images"
     images = dequantise(data.values, data.levels, torch.full(data.values.shape, 0.5))
-    predicted = torch.cat([network(part.to(device)).argmax(1).cpu() for part in images.split(CHUNK)])
+    parts = (images[first : first + CHUNK].to(device) for first in range(0, len(images), CHUNK))
+    predicted = torch.cat([network(part).argmax(1).cpu() for part in parts])
     return int((predicted == data.labels).sum()) / len(data.labels)
-
-
-def _rand_like(values: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform float32 numbers, shape and device of ``values``, drawn on the CPU: the same whatever the device."""
-    return torch.rand(values.shape, generator=generator).to(values.device)
