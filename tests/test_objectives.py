@@ -20,6 +20,7 @@ from pretrained.objectives.objective import Objective, Reduction
 from pretrained.objectives.sliced import Sliced
 from pretrained.objectives.times import Uniform
 from pretrained.objectives.weighting import Weighting, noise_weight
+from solvers.divergence import ExactDivergence
 from solvers.errors import UsageError
 from solvers.process import Network, ReverseProcess
 from solvers.sde import EDM, VE, VP, ForwardSDE, SubVP, expand, get_sde
@@ -304,7 +305,7 @@ def test_the_score_of_an_energy_is_its_negative_gradient_also_without_recording(
         jacobian = torch.autograd.functional.jacobian(lambda y, n=plain: n(y[None], t[2:3])[0], x[2])
         assert torch.allclose(jacobian, jacobian.T, atol=1e-12) is energy
     # Likelihoods differentiate it.
-    _, divergence = process.score_and_divergence(x[2:3], t[2:3], 3**0.5 * torch.eye(3, dtype=torch.float64)[:, None])
+    _, divergence = process.score_and_divergence(x[2:3], t[2:3], ExactDivergence())
     exact = torch.autograd.functional.jacobian(lambda y: process.score(y[None], t[2:3])[0], x[2]).trace()
     assert divergence.item() == pytest.approx(exact.item(), rel=1e-9)
 
