@@ -208,18 +208,28 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="go on with a run that was stopped or killed")] = False,
     minutes: Annotated[float | None, typer.Option(min=0, help="stop after so many, to be resumed")] = None,
     checkpoint_minutes: Annotated[float, typer.Option(min=0, help="minutes between checkpoints")] = 10,
+    logs: Annotated[bool, typer.Option(help="write TensorBoard's event files below OUT/logs")] = True,
 ) -> None:
     """Train a checkpoint from its card, in one stretch or in several (--minutes, --resume)."""
     from bench.environment import resolve_device
     from pretrained.card import load_card
     from pretrained.train import train as train_card
+    from pretrained.training.processes import is_first
 
     chosen = load_card(card)
     where = resolve_device(device)
     with _told_when_interrupted("Interrupted: the same command with --resume goes on from the last checkpoint."):
         finished = train_card(
-            chosen, out_folder, where, resume=resume, minutes=minutes, checkpoint_minutes=checkpoint_minutes
+            chosen,
+            out_folder,
+            where,
+            resume=resume,
+            minutes=minutes,
+            checkpoint_minutes=checkpoint_minutes,
+            logs=logs,
         )
+    if not is_first():
+        return
     if finished.result is None:
         out.print("Stopped before the last step: the same command with --resume goes on.")
         return
@@ -371,10 +381,8 @@ def docs(
 def _board(board: "Leaderboard") -> Table:
     """A leaderboard for the terminal: values alone, rows that have one."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("solver", no_wrap=True)
-    table.add_column("grid", no_wrap=True)
-    for budget in board.budgets:
-        table.add_column(f"NFE {budget}", no_wrap=True)
+    for head in board.heads:
+        table.add_column(head, no_wrap=True)
     for solver, grid, entries in board.rows:
         if any(entry.short for entry in entries):
             table.add_row(solver, grid, *(f"[bold]{e.short}[/bold]" if e.best else e.short for e in entries))

@@ -101,7 +101,8 @@ class Estimate:
     @property
     def half_width(self) -> Floats:
         """Of the 95 % intervals."""
-        return self.error * student.ppf((1 + CONFIDENCE) / 2, self.freedom)
+        quantile: Floats = student.ppf((1 + CONFIDENCE) / 2, self.freedom)
+        return self.error * quantile
 
     @property
     def p(self) -> Floats:
@@ -141,7 +142,8 @@ def jackknife_squares(replicates: Floats) -> Floats:
     """Squared standard errors (K - 1)/K sum (theta_k - mean)^2 over the last axis, NaN apart."""
     blocks = np.isfinite(replicates).sum(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return (blocks - 1) / blocks * _squared_deviations(replicates)
+        share: Floats = (blocks - 1) / blocks
+        return share * _squared_deviations(replicates)
 
 
 def _of_the_mean(replicates: Floats, there: NDArray[np.bool_]) -> Floats:
@@ -151,12 +153,14 @@ def _of_the_mean(replicates: Floats, there: NDArray[np.bool_]) -> Floats:
 
 def _mean(values: Floats) -> Floats:
     there = np.isfinite(values)
-    return np.where(there, values, 0.0).sum(-1) / there.sum(-1)
+    mean: Floats = np.where(there, values, 0.0).sum(-1) / there.sum(-1)
+    return mean
 
 
 def _squared_deviations(values: Floats) -> Floats:
     deviations = np.where(np.isfinite(values), values - _mean(values)[..., None], 0.0)
-    return (deviations**2).sum(-1)
+    squares: Floats = (deviations**2).sum(-1)
+    return squares
 
 
 def p_values(difference: Sampled, one: Floats, other: Floats) -> tuple[Estimate, Floats]:

@@ -155,6 +155,15 @@ def _problems() -> str:
     return _table(rows, {"name": "problem", "summary": "what it is", "metrics": "metrics"})
 
 
+def _data() -> str:
+    columns = {"name": "name", "summary": "what it is", "shape": "shape", "levels": "levels L", "classes": "classes"}
+    rows: menus.Rows = []
+    for row in menus.data():
+        settings = ", ".join(f"`{setting}`" for setting in row["settings"])
+        rows.append(row | {"name": f"`{row['name']}`", "settings": settings or None})
+    return _table(rows, columns | {"flip": "flip", "settings": "settings"})
+
+
 NETWORK = ", network "
 
 
@@ -194,6 +203,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "solvers": _solvers,
     "solver table": _solver_table,
     "published": _published,
+    "data": _data,
     "published values": _published_values,
     "peers": _peers,
     "not adapted": _not_adapted,
@@ -204,6 +214,7 @@ PAGES = {
     "README.md": ("results", "problems", "solvers"),
     "docs/solvers.md": ("solver table",),
     "docs/networks.md": ("published",),
+    "docs/training.md": ("data",),
     "docs/cifar10.md": ("published values",),
     "docs/peers.md": ("peers", "not adapted"),
 }

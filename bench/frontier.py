@@ -21,8 +21,8 @@ def places(better: NDArray[np.int_], low: Floats, high: Floats) -> list[Place]:
     """
     surely, perhaps = high[None] <= low[:, None], low[None] <= high[:, None]
     np.fill_diagonal(perhaps, val=False)
-    dominated = (surely & (better < 0)).any(1)
-    frontier = (~perhaps | (better > 0)).all(1)
+    dominated: NDArray[np.bool_] = np.any(surely & (better < 0), axis=1)
+    frontier: NDArray[np.bool_] = np.all(~perhaps | (better > 0), axis=1)
     return ["dominated" if d else "frontier" if f else "undecided" for d, f in zip(dominated, frontier, strict=True)]
 
 

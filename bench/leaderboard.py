@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench.kinds.kind import KINDS
 from bench.standings import Key, Standing, row_name, standings
 from bench.tables import markdown_table, number, plain
 
@@ -32,12 +33,14 @@ class Leaderboard:
     """One metric of one problem: rows by solver and grid, a column a budget.
 
     Attributes:
+        heads: of the columns.
         notes: reading aids, one a line.
     """
 
     problem: str
     metric: str
     title: str
+    heads: list[str]
     budgets: list[int]
     rows: list[tuple[str, str, list[Entry]]]
     notes: list[str]
@@ -53,7 +56,9 @@ def leaderboard(standing: Standing) -> Leaderboard:
     budgets = list(standing.columns)
     order = sorted(standing.rows, key=lambda key: _rank(standing, key))
     shown = [(row_name(key), key[2], _entries(standing, key)) for key in order]
-    return Leaderboard(standing.problem, standing.metric, standing.title, budgets, shown, _notes(standing))
+    *names, effort = KINDS.find(standing.kind).heads
+    heads = [*names, *(f"{effort} {budget}" for budget in budgets)]
+    return Leaderboard(standing.problem, standing.metric, standing.title, heads, budgets, shown, _notes(standing))
 
 
 def _rank(standing: Standing, key: Key) -> tuple[Any, ...]:
@@ -74,18 +79,24 @@ def _entries(standing: Standing, key: Key) -> list[Entry]:
     if not row:
         nfe, reason = standing.rows[key].nfe.min(), standing.rows[key].reason.iloc[0]
         text = reason if np.isnan(nfe) else f"from NFE {nfe:.0f}"
-    elif len(reasons) == 1 and not any(np.isfinite(point.value) or point.failed for point in row.values()):
+    elif len(reasons) == 1 and all(_never_had(point) for point in row.values()):
         text = reasons.pop()
     if text is not None:
         return [Entry(str(text)), *[Entry("")] * (len(standing.columns) - 1)]
     return [_entry(column.points.get(key), b, column.tied(key)) for b, column in standing.columns.items()]
 
 
+def _never_had(point: pd.Series) -> bool:
+    """Whether a point is blank by what the metric or the kind of cell is, not because something went wrong."""
+    skipped = str(point.reason).startswith("skipped: ")
+    return not np.isfinite(point.value) and (skipped or not point.failed)
+
+
 def _entry(point: pd.Series | None, budget: int, best: bool) -> Entry:
     if point is None:
         return Entry("")
     if not np.isfinite(point.value):
-        return Entry(point.reason or "not finite")
+        return Entry("skipped" if _never_had(point) and point.failed else point.reason or "not finite")
     spent = f"@{point.nfe:.0f}" if abs(point.nfe - budget) > 1e-9 else ""
     text = f"{number(point.value, point.standard_error)} {spent}".strip()
     within = f"{number(point.value, point.half_width)} {spent}".strip()
@@ -123,5 +134,5 @@ def markdown(board: Leaderboard) -> str:
         [plain(solver), grid, *(f"**{e.text}**" if e.best else plain(e.text) for e in entries)]
         for solver, grid, entries in board.rows
     )
-    table = markdown_table(["solver", "grid", *(f"NFE {b}" for b in board.budgets)], rows)
+    table = markdown_table(board.heads, rows)
     return f"### {board.title}\n\n{table}\n\n{' '.join(board.notes)}\n"

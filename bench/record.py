@@ -31,6 +31,7 @@ class CellSpec(_Section):
         device: ``cpu``, ``cuda`` or ``cuda:i``.
         batch_size: samples a chunk; None for all at once.
         kind: what is computed, see :mod:`bench.kinds`.
+        draws, probes: of a likelihood of images, dequantisations of each and Hutchinson probes of each of those.
         last: the last step, see :func:`solvers.solver.integrate`; None for that of the kind.
     """
 
@@ -44,14 +45,17 @@ class CellSpec(_Section):
     device: str
     batch_size: int | None = None
     kind: str = "sampling"
+    draws: int | None = None
+    probes: int | None = None
     last: LastStep | None = None
 
     @property
     def name(self) -> str:
         """File stem: readable, and unique by a hash of all fields."""
-        # Kind and last step came later: cells without them keep the names they had.
+        # These came later: cells without them keep the names they had.
         sampling = self.kind == "sampling"
-        later = {name for name, usual in (("kind", sampling), ("last", self.last is None)) if usual}
+        later = {name for name in ("draws", "probes", "last") if getattr(self, name) is None}
+        later |= {"kind"} if sampling else set()
         content = json.dumps(self.model_dump(exclude=later), sort_keys=True).encode()
         effort = f"nfe{self.budget}" if self.budget else f"tol{self.settings['rtol']:g}"
         digest = hashlib.sha256(content).hexdigest()[:10]

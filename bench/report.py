@@ -16,6 +16,7 @@ from bench.standings import Standing, standings
 from bench.store import Store, not_writable
 from bench.table_files import write_tables
 from bench.tables import long_table, markdown_table, plain
+from bench.training_section import training_section
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def _page(records: list[Record], table: pd.DataFrame, found: list[Standing], fig
                 parts += [_figure(path, folder)]
             if view == "targets":
                 parts += [targets.markdown(standing)]
-    parts += likelihood_section(table)
+    parts += [*likelihood_section(table), *training_section(table)]
     beside = published_table(table)
     if beside:
         parts += ["## Published values", "", beside, ""]

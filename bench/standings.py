@@ -57,7 +57,7 @@ class Standing:
     """One metric of one problem.
 
     Attributes:
-        cells: the problem's rows of the long table.
+        cells: rows of the long table, the problem's of the metric's kind.
         points: its rows of the summary.
         rows: those by key.
         columns: by budget.
@@ -69,6 +69,11 @@ class Standing:
     points: pd.DataFrame
     rows: dict[Key, pd.DataFrame]
     columns: dict[int, Column]
+
+    @property
+    def kind(self) -> str:
+        """Of the cells that the metric was taken of."""
+        return str(self.cells.kind[self.cells.metric == self.metric].iloc[0])
 
     @property
     def direction(self) -> Direction:
@@ -93,12 +98,14 @@ def standings(table: pd.DataFrame) -> Iterator[Standing]:
     """Every problem's metrics in the order in which they were declared, of the long table."""
     summary = summary_table(table)
     for problem, part in table.groupby("problem", sort=False):
-        taken = set(part.metric)
-        declared = (metric for kind in part.kind.unique() for metric in declared_metrics(kind, str(problem)))
-        for metric in (m for m in declared if m in taken):
-            points = summary[(summary.problem == problem) & (summary.metric == metric)]
-            if points.budget.notna().any() or points.nfe.notna().any():
-                yield _standing(str(problem), metric, part, points)
+        # Samples first: they are what most readers came for.
+        for kind in sorted(part.kind.unique(), key=lambda kind: (kind != "sampling", kind)):
+            cells = part[part.kind == kind]
+            taken = set(cells.metric)
+            for metric in (m for m in declared_metrics(kind, str(problem)) if m in taken):
+                points = summary[(summary.problem == problem) & (summary.metric == metric)]
+                if points.budget.notna().any() or points.nfe.notna().any():
+                    yield _standing(str(problem), metric, cells, points)
 
 
 def _standing(problem: str, metric: str, part: pd.DataFrame, points: pd.DataFrame) -> Standing:

@@ -68,7 +68,7 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
             "dirty": where.dirty,
             "date": where.date,
         }
-        blank = MetricValue(reason=f"{record.status}: {record.reason or ''}")
+        blank = MetricValue(reason=": ".join(filter(None, (record.status, record.reason))))
         metrics = record.metrics or dict.fromkeys(declared_metrics(spec.kind, spec.problem), blank)
         rows += [{**cell, "metric": key, **value.model_dump()} for key, value in metrics.items()]
     table = pd.DataFrame(rows)
@@ -135,6 +135,8 @@ def _summary(part: pd.DataFrame) -> pd.DataFrame:
 def _why_blank(group: pd.DataFrame) -> str | None:
     """Why a point has no value: a status, told for how many seeds unless for all, or the metric's own reason."""
     failed = group[group["status"] != "done"]
+    if (group["status"] == "skipped").all() and group["reason"].nunique() == 1:
+        return str(group["reason"].iloc[0])
     if len(failed):
         part = "" if len(failed) == len(group) else f" for {len(failed)} of {len(group)} seeds"
         return " ".join(failed["status"].unique()) + part

@@ -15,7 +15,6 @@ from torch import nn
 
 from pretrained import provenance
 from pretrained.card import CARDS, Card, ClassifierCard, ScoreCard, load_card, shipped_cards
-from pretrained.data import get_data_set
 from pretrained.importers import diffusers, edm, song
 from pretrained.networks.classifier import Classifier
 from pretrained.networks.precondition import Preconditioned
@@ -48,7 +47,7 @@ class Checkpoint:
         sde: the forward process.
         parametrisation: what it predicts.
         shape: shape of one image, (channels, height, width).
-        levels: number of levels of its data.
+        levels: number of levels of its data, None where they are continuous.
         card: how it was made; ``card.data`` holds scale and offset of the state.
         sha256: hash of its weights' file.
     """
@@ -57,7 +56,7 @@ class Checkpoint:
     sde: ForwardSDE
     parametrisation: Parametrisation
     shape: tuple[int, ...]
-    levels: int
+    levels: int | None
     card: ScoreCard | PublishedCard
     sha256: str
 
@@ -119,7 +118,7 @@ def load(name: str, device: torch.device | str = "cpu", folder: Path | None = No
     card, weights = _files(name, folder)
     if not isinstance(card, ScoreCard):
         raise _wrong_kind("load", name, card, "score", "load_features")
-    data = get_data_set(card.data.name).spec
+    data = card.data.build().spec
     network, sha256 = _restore(card, weights, device)
     return Checkpoint(network, card.sde.build(), card.parametrisation, data.shape, data.levels, card, sha256)
 
@@ -194,7 +193,7 @@ def _restore(card: Card, path: Path, device: torch.device | str) -> tuple[nn.Mod
         raise UsageError(who, f"{path} must have the hash {card.result.sha256} of its card", sha256, todo)
     # The weights overwrite the initialisation, which must leave no trace in the global generator.
     with torch.random.fork_rng(devices=[]):
-        network = build_network(card, get_data_set(card.data.name).spec)
+        network = build_network(card, card.data.build().spec)
     network.load_state_dict(parse_weights(content))
     return network.to(device).eval().requires_grad_(False), sha256
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import t as student
 
-from bench.compare import Floats, Sampled, compare_all, estimate, holm, p_values, rank_intervals
+from bench.compare import Floats, Sampled, compare_all, estimate, holm, jackknife_squares, p_values, rank_intervals
 from bench.metrics.metric import BLOCKS, replicates
 from bench.metrics.wasserstein import gaussian_w2
 
@@ -45,6 +45,15 @@ def test_the_error_of_a_mean_is_the_larger_of_those_within_and_between_seeds() -
     part, excess = 0.09 / 3, (7 - 0.09) / 3
     assert both.freedom == pytest.approx((7 / 3) ** 2 / (part**2 / 3 + excess**2 / 2))
     assert both.half_width == pytest.approx(both.error * student.ppf(0.975, both.freedom))
+
+
+def test_the_jackknife_by_hand() -> None:
+    """Four replicates 0, 0, 0, 4: (3/4) (3 x 1 + 9); a mean of four numbers gives its own standard error."""
+    assert jackknife_squares(np.array([0.0, 0.0, 0.0, 4.0])) == pytest.approx(9)
+    numbers = np.array([1.0, 2.0, 4.0, 9.0])
+    left_out = (numbers.sum() - numbers) / 3
+    assert jackknife_squares(left_out) == pytest.approx(numbers.var(ddof=1) / 4)
+    assert jackknife_squares(np.append(left_out, np.nan)) == pytest.approx(numbers.var(ddof=1) / 4)
 
 
 def test_replicates_of_a_shared_reference_do_not_average_out() -> None:

@@ -62,7 +62,7 @@ def test_quick_crosses_every_solver_with_every_budget_and_seed_on_the_common_gri
 
 
 def test_quick_sweeps_the_adaptive_solver_over_tolerances_without_budget(quick: list[CellSpec]) -> None:
-    cells = [c for c in quick if c.solver == "torchdiffeq" and c.problem == "digits"]
+    cells = [c for c in quick if c.solver == "torchdiffeq" and (c.problem, c.kind) == ("digits", "sampling")]
     content = yaml.safe_load((MATRICES / "quick.yaml").read_text())
     (tolerances,) = [entry["tolerances"] for entry in content["solvers"] if entry["name"] == "torchdiffeq"]
     assert len(tolerances) >= 3
@@ -445,3 +445,14 @@ def test_every_kind_crosses_the_whole_matrix(monkeypatch: pytest.MonkeyPatch) ->
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="no kind 'samplin'; did you mean 'sampling'"):
         matrix(kinds=["samplin"])
+
+
+def test_likelihood_cells_take_what_the_problem_says() -> None:
+    entry = {"name": "digits", "n": 500, "kinds": ["sampling", "likelihood"]}
+    own = matrix(problems=[{**entry, "likelihood": {"n": 256, "draws": 1, "probes": 3}}]).cells("cpu")
+    sizes = {(cell.kind, cell.n, cell.draws, cell.probes) for cell in own}
+    assert sizes == {("sampling", 500, None, None), ("likelihood", 256, 1, 3)}
+    plain = matrix(problems=[entry]).cells("cpu")
+    assert {(cell.kind, cell.n, cell.draws) for cell in plain} == {("sampling", 500, None), ("likelihood", 500, None)}
+    with pytest.raises(ValueError, match="there are 599 reference samples; got 600"):
+        matrix(problems=[{**entry, "likelihood": {"n": 600}}])

@@ -111,7 +111,7 @@ def test_the_frontier_of_a_standing() -> None:
 
 
 def test_a_metric_that_ranks_nothing_has_no_frontier_and_no_targets() -> None:
-    item = record(cell("euler", problem="digits", n=4), {"bits_per_dim": 2.0})
+    item = record(cell("euler", problem="digits", n=4, kind="likelihood"), {"bits_per_dim": 2.0})
     found = standing(item, metric="bits_per_dim")
     assert len(frontier(found)) == 0
     assert targets(found) == []
@@ -197,7 +197,7 @@ def test_latex_is_a_booktabs_table_with_ties_bold_and_failures_marked() -> None:
 
 def test_files_hold_points_ranks_pairs_and_targets(tmp_path: Path) -> None:
     records = [done(s, v, budget=b) for b in (5, 10) for s, v in (("euler", 1.0 / b), ("ddim", 2.0 / b))]
-    records.append(record(cell("heun", problem="digits", n=4), {"bits_per_dim": 2.0}))
+    records.append(record(cell("heun", problem="digits", n=4, kind="likelihood"), {"bits_per_dim": 2.0}))
     table = long_table(records)
     written = write_tables(table, list(standings(table)), tmp_path)
     assert {path.name for path in written} == {

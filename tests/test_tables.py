@@ -200,7 +200,7 @@ def test_what_cannot_be_compared_is_not_decided_to_be_worse() -> None:
 
 
 def test_a_metric_that_ranks_nothing_has_no_best() -> None:
-    spec = {"problem": "digits", "n": 4}
+    spec = {"problem": "digits", "n": 4, "kind": "likelihood"}
     records = [record(cell(s, **spec), {"bits_per_dim": v}) for s, v in (("euler", 1.0), ("heun", 2.0))]
     found = board(*records, metric="bits_per_dim")
     assert bold(found) == {"euler": [False], "heun": [False]}
@@ -340,3 +340,21 @@ def test_a_shown_number_is_the_number_to_its_error_or_three_digits(value: float,
     assert abs(float(shown) - value) <= max(0.51 * error, 0.0051 * abs(value))
     if "e" not in text:
         assert abs(float(shown) - value) <= 0.051 * error + 1e-12 * abs(value) or error > 10
+
+
+def test_a_kind_that_does_not_take_a_solver_says_so_in_its_row() -> None:
+    spec = {"problem": "digits", "n": 4, "kind": "likelihood"}
+    reason = {"status": "skipped", "reason": "not an ODE solver"}
+    found = board(
+        record(cell("euler", **spec), {"bits_per_dim_error": 1.0}),
+        *(record(cell("ancestral", budget=b, **spec), **reason) for b in (5, 10)),
+        metric="bits_per_dim_error",
+    )
+    assert texts(found)["ancestral"] == ["skipped: not an ODE solver", ""]
+
+
+def test_the_boards_of_samples_come_first() -> None:
+    cells = [cell("euler", problem="digits", n=4, kind=kind) for kind in ("likelihood", "sampling")]
+    values = ({"bits_per_dim_error": 1.0}, {"fd_digits": 2.0})
+    boards = leaderboards(long_table(record(spec, value) for spec, value in zip(cells, values, strict=True)))
+    assert [found.metric for found in boards] == ["fd_digits", "bits_per_dim_error"]
