@@ -156,7 +156,8 @@ def images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def small(spec: CellSpec, n: int = 4) -> CellSpec:
     """The same cell of few samples and evaluations."""
-    changes: dict[str, Any] = {"n": n} if spec.kind == "sampling" else {"n": 2, "batch_size": None}
+    one = {"n": 2, "draws": 1, "probes": 1, "batch_size": None}
+    changes: dict[str, Any] = {"n": n} if spec.kind == "sampling" else one
     if spec.budget is None:
         changes["settings"] = {**spec.settings, "rtol": 0.3, "atol": 0.3}
     else:
