@@ -16,7 +16,9 @@ from bench import cell as cells
 from bench import likelihood
 from bench.cell import run_cell
 from bench.matrix import load_matrix
-from bench.metrics import extractors
+from bench.metrics import extractors, features
+from bench.metrics.frechet import Fid
+from bench.metrics.metric import Outcome
 from bench.problems import cifar10
 from bench.problems.problem import problem_classes
 from bench.published_values import PublishedValue, published_table, published_values
@@ -28,6 +30,7 @@ from pretrained import published, zoo
 from pretrained.importers import song
 from pretrained.provenance import sha256_of_file
 from pretrained.published import PublishedCard, load_published_card
+from solvers.registry import get_solver
 
 PROBLEMS = [
     "cifar10_edm",
@@ -153,7 +156,8 @@ def images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def small(spec: CellSpec, n: int = 4) -> CellSpec:
     """The same cell of few samples and evaluations."""
-    changes: dict[str, Any] = {"n": n} if spec.kind == "sampling" else {"n": 2, "batch_size": None}
+    one = {"n": 2, "draws": 1, "probes": 1, "batch_size": None}
+    changes: dict[str, Any] = {"n": n} if spec.kind == "sampling" else one
     if spec.budget is None:
         changes["settings"] = {**spec.settings, "rtol": 0.3, "atol": 0.3}
     else:
@@ -274,6 +278,36 @@ def test_features_are_compared_with_training_images_and_likelihoods_taken_of_tes
     assert torch.equal(chosen.long().sum(0), train.long().sum(0))
     with pytest.raises(cifar10.UsageError, match="there are 60 test images; got 61"):
         problem.compared_with(61, 0, 1)
+
+
+def test_fid_is_against_the_training_images(
+    weights: Callable[[str], Path], images: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its features are those that a cell's hash of the reference tells."""
+    weights("cifar10-ddpmpp-subvp")
+    problem = cifar10.Cifar10SubVP()
+    spec = next(spec for spec in plan() if spec.problem == "cifar10_subvp").model_copy(update={"n": 40})
+    seen: list[Tensor] = []
+
+    class Pixels:
+        sha256, layers, levels = "pixels", ("first",), 256
+
+        def check(self, shape: tuple[int, ...], levels: int) -> None:
+            assert (shape, levels) == ((3, SIDE, SIDE), 256)
+
+        def __call__(self, values: Tensor) -> dict[str, Tensor]:
+            seen.append(values)
+            return {"first": values[:, :, 0, 0].double()}
+
+    monkeypatch.setattr(features, "get_extractor", lambda name, device: Pixels())
+    train = cifar10.load_data("cifar10", "train").values[:40]
+    samples = 2 * (train.float() + 0.5) / 256 - 1
+    found = Fid().evaluate(Outcome(spec, problem, get_solver("euler_maruyama"), samples))
+    assert found.value == pytest.approx(0, abs=1e-6)
+    assert found.floor is not None
+    assert found.floor > 1, "the test images"
+    assert torch.equal(seen[0], train)
+    assert Fid().hashes(problem, spec)["inception-v3-compat reference"] == features.hash_of(train)
 
 
 def test_a_network_in_parts_is_the_network() -> None:
