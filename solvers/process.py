@@ -24,7 +24,7 @@ from torch import Tensor
 from solvers.constraints import Constraint
 from solvers.divergence import Divergence
 from solvers.errors import unknown_name
-from solvers.sde import ForwardSDE, Time, expand, scaled
+from solvers.sde import NUMBER, ForwardSDE, Time, expand, scaled
 
 Parametrisation = Literal["score", "noise", "denoised", "velocity"]
 PARAMETRISATIONS: tuple[Parametrisation, ...] = get_args(Parametrisation)
@@ -199,9 +199,9 @@ class ReverseProcess:
         return expand(a, x) * x + expand(b, x) * raw, expand(a, trace) * dim + expand(b, trace) * trace
 
     def _times(self, x: Tensor, t: float | Tensor) -> Tensor:
-        if isinstance(t, Tensor):
-            return t.to(x.dtype)
-        return x.new_full((x.shape[0],), t)
+        if isinstance(t, NUMBER):
+            return x.new_full((x.shape[0],), t)
+        return t.to(x.dtype)
 
     def _evaluate(self, x: Tensor, t: float | Tensor) -> Tensor:
         self.evaluations.count(x.shape[0], self._part)
@@ -211,13 +211,14 @@ class ReverseProcess:
         raw = self._evaluate(x, t)
         if kind == self.parametrisation:
             return raw
-        if isinstance(t, Tensor):
-            scale, shift = conversion(self.sde, self.parametrisation, kind, t)
-            result: Tensor = raw * expand(scale, x)
-            return result if shift is None else torch.addcmul(result, expand(shift, x), x)
-        scale, shift = self._conversion(kind, t)
-        result = scaled(scale, raw)
-        return result if shift is None else result.add_(x, alpha=shift)
+        result: Tensor
+        if isinstance(t, NUMBER):
+            scale, shift = self._conversion(kind, t)
+            result = scaled(scale, raw)
+            return result if shift is None else result.add_(x, alpha=shift)
+        scale, shift = conversion(self.sde, self.parametrisation, kind, t)
+        result = raw * expand(scale, x)
+        return result if shift is None else torch.addcmul(result, expand(shift, x), x)
 
     def _conversion(self, kind: Parametrisation, t: float) -> tuple[Any, ...]:
         """(scale, shift) of :func:`conversion` at t."""

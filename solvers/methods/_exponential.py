@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from solvers.process import ReverseProcess
-from solvers.sde import ForwardSDE, Time, expand, scaled
+from solvers.sde import NUMBER, ForwardSDE, Time, expand, scaled
 
 Form = Literal["noise", "denoised"]
 
@@ -79,14 +79,14 @@ def predict(process: ReverseProcess, form: Form, x: Tensor, t: float | Tensor) -
 def combine(a: Any, x: Tensor, weights: Sequence[Any], values: Sequence[Tensor]) -> Tensor:
     """a x + sum_j weights[j] values[j], in one new tensor; numbers, or one coefficient a sample."""
     result: Tensor
-    if isinstance(a, Tensor):
-        result = expand(a, x) * x
-        for weight, value in zip(weights, values, strict=True):
-            result.addcmul_(expand(weight, x), value)
-    else:
+    if isinstance(a, NUMBER):
         result = scaled(a, x)
         for weight, value in zip(weights, values, strict=True):
             result.add_(value, alpha=weight)
+    else:
+        result = expand(a, x) * x
+        for weight, value in zip(weights, values, strict=True):
+            result.addcmul_(expand(weight, x), value)
     return result
 
 

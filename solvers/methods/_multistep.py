@@ -3,9 +3,10 @@
 f_0 is the prediction at the current time and f_j the one of j steps before. The weights integrate the polynomial
 through them exactly: with v the variable of interpolation, 0 at the current time and 1 at the next,
 
-    w_j = int_0^1 L_j(v) weight(v) dv = sum_k b_jk m_k,    L_j(v) = sum_k b_jk v^k,    m_k = int_0^1 weight(v) v^k dv.
+    w_j = int_0^1 L_j(v) weight(v) dv,    L_j(v) = prod_(i != j) (v - v_i) / (v_j - v_i),
 
-A table is made once for a grid, in double precision, and kept for later solves on the same grid.
+by a quadrature that is exact to rounding. A table is made once for a grid, of all steps at once in double precision,
+and kept for later solves on the same grid.
 
 The start: ``ramp`` takes order 1, 2, ... as the history grows, as all published forms do; its first step, of local
 error O(h^2), caps the order at 2 in the limit of small steps. ``runge_kutta`` takes the one-step formula of order
@@ -33,7 +34,6 @@ TABLES = 64
 # distance of pi/2 at least, so that a panel is exact to rounding.
 POINTS = 12
 PANEL = 1.0
-
 
 Row = tuple[float, list[float]]
 """One step, x_s = a x + sum_j weights[j] f_j: a and the weights, of which a ramp does not use the last."""

@@ -9,19 +9,22 @@ from solvers.solver import FixedStepSolver
 
 pytest.importorskip("diffusers")
 
-# They miss their target; the tables tell by how much. torchsde's loop is its own, unipc corrects what it predicts,
-# predictor_corrector takes norms over the batch.
-NOT_CLAIMED = {"torchsde", "unipc", "predictor_corrector"}
-# Slower by RATIO_TARGET with margin. The others lie at 4 to 6 times, on either side of it: the tables have them.
+# It misses its target, the tables tell by how much: the loop is torchsde's own.
+NOT_CLAIMED = {"torchsde"}
+# Slower by RATIO_TARGET with margin. ipndm lies at 4 to 5 times: the tables have it.
 CLAIMED_RATIOS = {
     ("ancestral", "DDPMScheduler"),
+    ("ancestral", "EulerAncestralDiscreteScheduler"),
     ("ddim", "DDIMScheduler"),
+    ("ddim", "EulerDiscreteScheduler"),
     ("deis", "DEISMultistepScheduler"),
     ("dpm_solver", "DPMSolverSinglestepScheduler"),
     ("dpmpp_2m", "DPMSolverMultistepScheduler"),
+    ("dpmpp_2m_sde", "DPMSolverMultistepScheduler"),
     ("dpmpp_2s", "DPMSolverSinglestepScheduler"),
     ("dpmpp_3m", "DPMSolverMultistepScheduler"),
     ("dpmpp_sde", "DPMSolverSDEScheduler"),
+    ("edm_heun", "HeunDiscreteScheduler"),
     ("lms", "LMSDiscreteScheduler"),
     ("sa_solver", "SASolverScheduler"),
     ("unipc", "UniPCMultistepScheduler"),
