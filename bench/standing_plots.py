@@ -62,7 +62,7 @@ def _ranks(standing: Standing, keys: list[Key], looks: Looks) -> Figure:
         axis.set(title=f"NFE ≤ {budget}", xlabel="rank", xlim=(0.4, most + 0.6))
         axis.set_xticks(sorted({1, *range(5, most, 5), most} - ({most - 1} if most > 5 else set())))
     axes[0][0].set_yticks(range(len(keys)), [_label(key) for key in keys])
-    axes[0][0].invert_yaxis()
+    axes[0][0].set_ylim(len(keys) - 0.5, -0.5)
     figure.suptitle(f"{standing.title}\nrank by value (dot), ranks that the paired verdicts leave (bar; 95 % together)")
     figure.tight_layout()
     return figure
@@ -162,13 +162,14 @@ def _targets(standing: Standing, keys: list[Key], looks: Looks) -> Figure:
                 end = high if found.surely is None else found.surely
                 axis.plot([found.perhaps, end], [y, y], color=colour, linewidth=3, alpha=0.45)
             if found.estimate is None:
-                axis.text(high, y, "not reached", ha="right", va="center", fontsize=6, color="0.5")
+                box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+                axis.text(high, y, "not reached ", ha="right", va="center", fontsize=6, color="0.4", bbox=box)
             else:
                 axis.plot(found.estimate, y, marker="o", color=colour, markersize=4)
         axis.set(xscale="log", xlim=(low, high), title=f"to {target:g}", xlabel="NFE a sample (counted)")
         _budget_ticks(axis, standing)
     axes[0][0].set_yticks(range(len(keys)), [_label(key) for key in keys])
-    axes[0][0].invert_yaxis()
+    axes[0][0].set_ylim(len(keys) - 0.5, -0.5)
     what = "least NFE measured that reaches the target (dot), from perhaps to surely (bar, 95 %)"
     figure.suptitle(f"{standing.title}\n{what}")
     figure.tight_layout()

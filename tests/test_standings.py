@@ -99,7 +99,7 @@ def test_the_frontier_of_a_standing() -> None:
             *(done("ddim", v, budget=b) for b, v in ((5, 5.0), (10, 1.0))),
         )
     )
-    shown = {(p.solver, int(p.budget)): p.by_nfe for p in found.itertuples()}
+    shown = dict(zip(zip(found.solver, found.budget, strict=True), found.by_nfe, strict=True))
     assert shown == {
         ("euler", 5): "frontier",
         ("ddim", 5): "dominated",
