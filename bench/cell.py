@@ -14,6 +14,7 @@ from bench.problems.problem import Problem, get_problem
 from bench.record import CellSpec, Status
 from bench.store import Store
 from pretrained import provenance
+from pretrained.published import MissingCheckpointError
 from solvers.errors import DivergenceError
 from solvers.registry import solver_classes
 
@@ -32,19 +33,25 @@ def load_problem(name: str, device: str) -> tuple[Problem, float]:
 def run_cell(spec: CellSpec, store: Store) -> Path:
     """Compute a cell unless its record is there, settled and made with the same files; returns the record's path.
 
-    Whatever goes wrong while it is computed becomes the record's status.
+    Whatever goes wrong while it is computed becomes the record's status; a published checkpoint that is not here, too,
+    unless the cell was computed when it was.
 
     Raises:
         UsageError: the problem cannot be loaded, e.g. its checkpoint is damaged.
     """
-    problem, load_seconds = load_problem(spec.problem, spec.device)
+    finished = store.finished(spec)
+    try:
+        problem, load_seconds = load_problem(spec.problem, spec.device)
+    except MissingCheckpointError as error:
+        if finished is not None and finished.status == "done":
+            return store.record_path(spec)
+        return store.write(failure(spec, "skipped", error.reason))
     kind = get_kind(spec.kind)
     metrics = [get_metric(name) for name in kind.metrics(type(problem))]
     hashes = problem.hashes | {
         name: value for metric in metrics for name, value in metric.hashes(problem, spec).items()
     }
     hashes |= _plugin_hash(spec.solver)
-    finished = store.finished(spec)
     if finished is not None and finished.status in SETTLED and finished.hashes == hashes:
         return store.record_path(spec)
     try:

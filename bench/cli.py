@@ -23,7 +23,7 @@ from rich.table import Table
 from solvers.errors import UsageError
 
 if TYPE_CHECKING:
-    from bench.tables import Leaderboard
+    from bench.leaderboard import Leaderboard
 
 app = typer.Typer(
     help="Benchmarks of numerical solvers for score-based generative models.",
@@ -100,8 +100,8 @@ def run(
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="folder of a run")]) -> None:
     """Render tables, figures and report of a run, and print its leaderboard."""
+    from bench.leaderboard import LEGEND
     from bench.report import write_report
-    from bench.tables import LEGEND
 
     written = write_report(folder)
     for board in written.boards:
@@ -174,6 +174,30 @@ def encode(
         out.print(path, soft_wrap=True, markup=False, highlight=False)
 
 
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="DIR_A", help="folder of a run")],
+    after: Annotated[Path, typer.Argument(metavar="DIR_B", help="folder of a run of the same matrix")],
+    as_json: Annotated[bool, typer.Option("--json", help="as one JSON object")] = False,
+) -> None:
+    """Judge run B against run A, cell by matched cell; exit code 0: none is worse, 1: one is, 2: cannot compare."""
+    from bench.comparison import compare_runs
+    from bench.comparison_tables import as_json as written
+    from bench.comparison_tables import decided_table, notes
+
+    found = compare_runs(before, after)
+    if as_json:
+        sys.stdout.write(json.dumps(written(found), indent=1) + "\n")
+    else:
+        table = decided_table(found)
+        if table is not None:
+            out.print(table)
+        for note in notes(found):
+            out.print(note, markup=False, highlight=False, soft_wrap=True)
+    if found.count("worse"):
+        raise typer.Exit(1)
+
+
 @app.command(name="list")
 def list_(
     what: Annotated[str, typer.Argument(help="problems, solvers, peers, metrics, kinds, matrices or checkpoints")],
@@ -208,18 +232,28 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="go on with a run that was stopped or killed")] = False,
     minutes: Annotated[float | None, typer.Option(min=0, help="stop after so many, to be resumed")] = None,
     checkpoint_minutes: Annotated[float, typer.Option(min=0, help="minutes between checkpoints")] = 10,
+    logs: Annotated[bool, typer.Option(help="write TensorBoard's event files below OUT/logs")] = True,
 ) -> None:
     """Train a checkpoint from its card, in one stretch or in several (--minutes, --resume)."""
     from bench.environment import resolve_device
     from pretrained.card import load_card
     from pretrained.train import train as train_card
+    from pretrained.training.processes import is_first
 
     chosen = load_card(card)
     where = resolve_device(device)
     with _told_when_interrupted("Interrupted: the same command with --resume goes on from the last checkpoint."):
         finished = train_card(
-            chosen, out_folder, where, resume=resume, minutes=minutes, checkpoint_minutes=checkpoint_minutes
+            chosen,
+            out_folder,
+            where,
+            resume=resume,
+            minutes=minutes,
+            checkpoint_minutes=checkpoint_minutes,
+            logs=logs,
         )
+    if not is_first():
+        return
     if finished.result is None:
         out.print("Stopped before the last step: the same command with --resume goes on.")
         return
@@ -371,10 +405,8 @@ def docs(
 def _board(board: "Leaderboard") -> Table:
     """A leaderboard for the terminal: values alone, rows that have one."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("solver", no_wrap=True)
-    table.add_column("grid", no_wrap=True)
-    for budget in board.budgets:
-        table.add_column(f"NFE {budget}", no_wrap=True)
+    for head in board.heads:
+        table.add_column(head, no_wrap=True)
     for solver, grid, entries in board.rows:
         if any(entry.short for entry in entries):
             table.add_row(solver, grid, *(f"[bold]{e.short}[/bold]" if e.best else e.short for e in entries))

@@ -48,6 +48,7 @@ class Sampled:
         n: samples of the cells, (P, S); cells of different n are not compared.
         resolution: differences below it decide nothing; (P,).
         shared: whether all seeds are held against one reference.
+        least: differences over fewer seeds decide nothing.
     """
 
     values: Floats
@@ -56,6 +57,19 @@ class Sampled:
     n: Floats
     resolution: Floats
     shared: bool = False
+    least: int = 1
+
+    def part(self, points: slice) -> "Sampled":
+        """Some of the points."""
+        return Sampled(
+            self.values[points],
+            self.squares[points],
+            self.replicates[points],
+            self.n[points],
+            self.resolution[points],
+            self.shared,
+            self.least,
+        )
 
     def minus(self, other: Self, point: int | None = None) -> "Sampled":
         """Paired differences from the other's points in their order, or from one of its points."""
@@ -65,7 +79,9 @@ class Sampled:
         replicates = np.where(pairs[..., None], self.replicates - other.replicates[chosen], np.nan)
         resolution = np.fmax(self.resolution, other.resolution[chosen])
         # Where a cell has no replicates the errors add as if unpaired: common noise only makes them smaller.
-        return Sampled(values, self.squares + other.squares[chosen], replicates, self.n, resolution, self.shared)
+        return Sampled(
+            values, self.squares + other.squares[chosen], replicates, self.n, resolution, self.shared, self.least
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +101,8 @@ class Estimate:
     @property
     def half_width(self) -> Floats:
         """Of the 95 % intervals."""
-        return self.error * student.ppf((1 + CONFIDENCE) / 2, self.freedom)
+        quantile: Floats = student.ppf((1 + CONFIDENCE) / 2, self.freedom)
+        return self.error * quantile
 
     @property
     def p(self) -> Floats:
@@ -125,7 +142,8 @@ def jackknife_squares(replicates: Floats) -> Floats:
     """Squared standard errors (K - 1)/K sum (theta_k - mean)^2 over the last axis, NaN apart."""
     blocks = np.isfinite(replicates).sum(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return (blocks - 1) / blocks * _squared_deviations(replicates)
+        share: Floats = (blocks - 1) / blocks
+        return share * _squared_deviations(replicates)
 
 
 def _of_the_mean(replicates: Floats, there: NDArray[np.bool_]) -> Floats:
@@ -135,19 +153,23 @@ def _of_the_mean(replicates: Floats, there: NDArray[np.bool_]) -> Floats:
 
 def _mean(values: Floats) -> Floats:
     there = np.isfinite(values)
-    return np.where(there, values, 0.0).sum(-1) / there.sum(-1)
+    mean: Floats = np.where(there, values, 0.0).sum(-1) / there.sum(-1)
+    return mean
 
 
 def _squared_deviations(values: Floats) -> Floats:
     deviations = np.where(np.isfinite(values), values - _mean(values)[..., None], 0.0)
-    return (deviations**2).sum(-1)
+    squares: Floats = (deviations**2).sum(-1)
+    return squares
 
 
 def p_values(difference: Sampled, one: Floats, other: Floats) -> tuple[Estimate, Floats]:
     """The estimates of differences and their p-values, 1 for those that rounding or the reference's error may make."""
     found = estimate(difference)
-    least = np.fmax(ROUNDING * np.fmax(np.abs(one), np.abs(other)), np.nan_to_num(difference.resolution))
-    return found, np.where(np.isfinite(found.p) & (np.abs(found.mean) <= least), 1.0, found.p)
+    enough = np.isfinite(difference.values).sum(-1) >= difference.least
+    p = np.where(enough, found.p, np.nan)
+    smallest = np.fmax(ROUNDING * np.fmax(np.abs(one), np.abs(other)), np.nan_to_num(difference.resolution))
+    return found, np.where(np.isfinite(p) & (np.abs(found.mean) <= smallest), 1.0, p)
 
 
 def holm(p: Floats) -> Floats:

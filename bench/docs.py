@@ -10,6 +10,7 @@ from bench.certificate import ACCEPTS, AGAINST_EVALUATIONS, ORDER, Line
 from bench.certificate_tables import measured_range, summary
 from bench.check import read
 from bench.environment import ROOT
+from bench.published_values import published_table
 from bench.report import provenance_text
 from bench.store import Store
 from bench.tables import long_table, markdown_table, number, summary_table
@@ -140,8 +141,30 @@ def _provenance() -> str:
 
 
 def _problems() -> str:
-    rows = [{**row, "metrics": ", ".join(f"`{name}`" for name in row["metrics"])} for row in menus.problems()]
+    """Problems; those that differ in their network alone share a line."""
+    lines: dict[tuple[str, str], menus.Rows] = {}
+    for row in menus.problems():
+        data, _, network = row["summary"].partition(NETWORK)
+        told = ", ".join(f"`{name}`" for name in row["metrics"])
+        lines.setdefault((data, told), []).append({"name": row["name"], "network": network})
+    rows = []
+    for (data, told), members in lines.items():
+        networks = ", ".join(row["network"] for row in members if row["network"])
+        summary = f"{data}{NETWORK if len(members) == 1 else ', networks '}{networks}" if networks else data
+        rows.append({"name": ", ".join(row["name"] for row in members), "summary": summary, "metrics": told})
     return _table(rows, {"name": "problem", "summary": "what it is", "metrics": "metrics"})
+
+
+def _data() -> str:
+    columns = {"name": "name", "summary": "what it is", "shape": "shape", "levels": "levels L", "classes": "classes"}
+    rows: menus.Rows = []
+    for row in menus.data():
+        settings = ", ".join(f"`{setting}`" for setting in row["settings"])
+        rows.append(row | {"name": f"`{row['name']}`", "settings": settings or None})
+    return _table(rows, columns | {"flip": "flip", "settings": "settings"})
+
+
+NETWORK = ", network "
 
 
 def _published() -> str:
@@ -170,12 +193,18 @@ def _not_adapted() -> str:
     return _table(rows, {"name": "not adapted", "reason": "because"})
 
 
+def _published_values() -> str:
+    return published_table() or ""
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "results": _results,
     "problems": _problems,
     "solvers": _solvers,
     "solver table": _solver_table,
     "published": _published,
+    "data": _data,
+    "published values": _published_values,
     "peers": _peers,
     "not adapted": _not_adapted,
 }
@@ -185,6 +214,8 @@ PAGES = {
     "README.md": ("results", "problems", "solvers"),
     "docs/solvers.md": ("solver table",),
     "docs/networks.md": ("published",),
+    "docs/training.md": ("data",),
+    "docs/cifar10.md": ("published values",),
     "docs/peers.md": ("peers", "not adapted"),
 }
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from pretrained import zoo
-from pretrained.data import load_data
+from pretrained.card import StateSettings
+from pretrained.data import get_data_set
 from solvers.errors import UsageError
 from solvers.normals import Normals
 from solvers.process import ReverseProcess
@@ -55,10 +56,13 @@ class CheckpointModel:
         self.name = name
         self.device = torch.device(device)
         self.sde = self._checkpoint.sde
-        self.levels = self._checkpoint.levels
         data = self._checkpoint.card.data
+        if self._checkpoint.levels is None:
+            raise UsageError(f"checkpoint {name}", "its data are images with levels", data.name, "Take another one")
+        self.levels = self._checkpoint.levels
         self.scale, self.offset = data.scale, data.offset
-        self._values = {split: load_data(data.name, split).values, "train": load_data(data.name, "train").values}
+        data_set = data.build() if isinstance(data, StateSettings) else get_data_set(data.name)
+        self._values = {part: data_set.load(part).values for part in {split, "train"}}
 
     @property
     def size(self) -> int:

@@ -9,12 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, f
 
 from bench.kinds.kind import kind_classes
 from bench.problems.problem import problem_classes
+from bench.recipe import Recipe
 from bench.record import CellSpec
 from pretrained.yaml_model import read_mapping, validate
 from solvers.errors import UsageError, unknown_name
 from solvers.grids import get_grid
 from solvers.registry import get_solver, solver_classes
-from solvers.solver import Solver
+from solvers.solver import LastStep, Solver
 
 MATRICES = Path(__file__).parent / "matrices"
 
@@ -36,22 +37,61 @@ def _known_grids(grids: list[str] | None) -> list[str] | None:
     return grids
 
 
-class ProblemEntry(_Section):
+def _known_kinds(kinds: list[str] | None) -> list[str] | None:
+    known = [name for name, cls in kind_classes().items() if cls.crosses == "solvers"]
+    for kind in kinds or []:
+        if kind not in known:
+            raise unknown_name("matrix", "kind", kind, known)
+    return kinds
+
+
+class _Asked(_Section):
+    """What the matrix, a problem and a solver may each ask for: what stands nearest to the solver holds.
+
+    Attributes:
+        budgets: network evaluations a sample.
+        grids: every fixed-step solver runs on each.
+        kinds: what is computed of each, see :mod:`bench.kinds`.
+        batch_size: samples a chunk; all at once unless given.
+    """
+
+    budgets: Budgets | None = None
+    grids: Names | None = None
+    kinds: Names | None = None
+    batch_size: PositiveInt | None = None
+
+    _grids = field_validator("grids")(_known_grids)
+    _kinds = field_validator("kinds")(_known_kinds)
+
+
+class LikelihoodEntry(_Section):
+    """What the cells of kind likelihood take of a problem of images.
+
+    Attributes:
+        n: held-out images.
+        draws: dequantisations of each.
+        probes: Hutchinson probes of each of those.
+    """
+
+    n: Annotated[int, Field(ge=2)]
+    draws: PositiveInt = 2
+    probes: PositiveInt = 2
+
+
+class ProblemEntry(_Asked):
     """A problem of a matrix.
 
     Attributes:
         name: key of the problem.
         n: samples a cell.
-        budgets: network evaluations a sample; the matrix's unless given.
-        grids: the matrix's unless given.
-        batch_size: samples a chunk; all at once unless given.
+        likelihood: where its cells of kind likelihood take less than n.
+        solvers: the matrix's unless given.
     """
 
     name: str
     n: Annotated[int, Field(ge=2)]
-    budgets: Budgets | None = None
-    grids: Names | None = None
-    batch_size: PositiveInt | None = None
+    likelihood: LikelihoodEntry | None = None
+    solvers: Annotated[list["SolverEntry"], Field(min_length=1)] | None = None
 
     @field_validator("name")
     @classmethod
@@ -60,26 +100,34 @@ class ProblemEntry(_Section):
             raise unknown_name("matrix", "problem", name, problem_classes())
         return name
 
-    _grids = field_validator("grids")(_known_grids)
-
     @model_validator(mode="after")
     def _enough_references(self) -> Self:
         limit = problem_classes()[self.name].n_max
-        if limit is not None and self.n > limit:
-            raise UsageError(f"problem {self.name}", f"there are {limit} reference samples", self.n, "Lower n")
+        most = max(self.n, self.likelihood.n if self.likelihood else 0)
+        if limit is not None and most > limit:
+            raise UsageError(f"problem {self.name}", f"there are {limit} reference samples", most, "Lower n")
         return self
 
+    def size(self, kind: str) -> dict[str, int]:
+        """The fields of a cell that say how much a kind of cell takes."""
+        asked = self.likelihood if kind == "likelihood" else None
+        return asked.model_dump() if asked else {"n": self.n}
 
-class SolverEntry(_Section):
+
+class SolverEntry(_Asked):
     """A solver of a matrix.
 
     Attributes:
         name: key of the solver.
+        n: samples a cell; the problem's unless given.
+        last: the last step, see :func:`solvers.solver.integrate`; that of the kind of cell unless given.
         settings: its settings.
         tolerances: relative and absolute tolerances at which an adaptive solver is run.
     """
 
     name: str
+    n: Annotated[int, Field(ge=2)] | None = None
+    last: LastStep | None = None
     settings: dict[str, Any] = {}
     tolerances: Annotated[list[PositiveFloat], Field(min_length=1)] = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5]
 
@@ -103,6 +151,33 @@ class SolverEntry(_Section):
             raise UsageError(f"solver {self.name}", "tolerances are swept", ", ".join(sorted(given)), todo)
 
 
+class ObjectiveEntry(_Section):
+    """An objective of a matrix: cells of kind ``training``, their budget in training steps.
+
+    Attributes:
+        name: key of the objective.
+        settings: its own and the recipe's, see :class:`bench.recipe.Recipe`.
+    """
+
+    name: str
+    settings: dict[str, Any] = {}
+
+    def build(self) -> Recipe:
+        """The recipe.
+
+        Raises:
+            UsageError: unknown, or a setting that it refuses.
+        """
+        return Recipe.of(self.name, self.settings)
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Refuses an unknown objective or setting when the matrix is read."""
+        self.build()
+
+
+ProblemEntry.model_rebuild()
+
+
 class Matrix(_Section):
     """A benchmark matrix.
 
@@ -110,12 +185,11 @@ class Matrix(_Section):
         name: also of the run's folder, unless one is given.
         description: for people.
         seeds: seeds of start and noise; a seed's samples and paths are shared by all solvers and budgets.
-        budgets: network evaluations a sample.
-        grids: every fixed-step solver runs on each.
-        kinds: what is computed of each, see :mod:`bench.kinds`.
+        budgets, grids, kinds: those of each problem and solver that gives none of its own.
         recommended_grids: whether a solver that declares a grid of its own gets a row on it as well.
         timeout_seconds: a cell that takes longer is killed and recorded as such.
         problems, solvers: what is crossed.
+        objectives: crossed with the problems as well, in cells of kind ``training``.
     """
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
@@ -127,17 +201,11 @@ class Matrix(_Section):
     recommended_grids: bool = True
     timeout_seconds: PositiveFloat = 600.0
     problems: Annotated[list[ProblemEntry], Field(min_length=1)]
-    solvers: Annotated[list[SolverEntry], Field(min_length=1)]
+    solvers: list[SolverEntry] = []
+    objectives: list[ObjectiveEntry] = []
 
     _grids = field_validator("grids")(_known_grids)
-
-    @field_validator("kinds")
-    @classmethod
-    def _known_kinds(cls, kinds: list[str]) -> list[str]:
-        for kind in kinds:
-            if kind not in kind_classes():
-                raise unknown_name("matrix", "kind", kind, kind_classes())
-        return kinds
+    _kinds = field_validator("kinds")(_known_kinds)
 
     @field_validator("problems")
     @classmethod
@@ -148,11 +216,21 @@ class Matrix(_Section):
                 raise UsageError("matrix", "a problem is listed once", name, "Give the second a matrix of its own")
         return problems
 
+    @model_validator(mode="after")
+    def _each_problem_has_solvers(self) -> Self:
+        for entry in self.problems:
+            if not (entry.solvers or self.solvers or self.objectives):
+                rule = "a problem has solvers, its own or the matrix's, or the matrix has objectives"
+                raise UsageError("matrix", rule, entry.name, "Add solvers or objectives")
+        return self
+
     def cells(self, device: str) -> list[CellSpec]:
         """The cells, problem by problem, in a fixed random order within one: repeats of a solver lie apart in time."""
         found = []
         for problem in self.problems:
-            group = [spec for entry in self.solvers for spec in self._row_cells(problem, entry, device)]
+            solvers = problem.solvers or self.solvers
+            group = [spec for entry in solvers for spec in self._row_cells(problem, entry, device)]
+            group += [spec for entry in self.objectives for spec in self._training_cells(problem, entry, device)]
             random.Random(0).shuffle(group)
             found += group
         # A seed, budget or entry given twice is one cell.
@@ -160,29 +238,49 @@ class Matrix(_Section):
 
     def _row_cells(self, problem: ProblemEntry, entry: SolverEntry, device: str) -> list[CellSpec]:
         solver = entry.build()
+        kinds = entry.kinds or problem.kinds or self.kinds
         rows: list[tuple[dict[str, Any], str, int | None]]
         if solver.adaptive:
             rows = [({**solver.settings, "rtol": t, "atol": t}, "adaptive", None) for t in entry.tolerances]
         else:
-            grids = list(problem.grids or self.grids)
+            grids = list(entry.grids or problem.grids or self.grids)
             if self.recommended_grids and solver.recommended_grid and solver.recommended_grid not in grids:
                 grids.append(solver.recommended_grid)
-            rows = [(solver.settings, grid, budget) for grid in grids for budget in problem.budgets or self.budgets]
+            budgets = entry.budgets or problem.budgets or self.budgets
+            rows = [(solver.settings, grid, budget) for grid in grids for budget in budgets]
         return [
             CellSpec(
                 problem=problem.name,
-                n=problem.n,
                 solver=solver.key,
                 settings=settings,
                 grid=grid,
                 budget=budget,
                 seed=seed,
                 device=device,
-                batch_size=None if solver.batch_coupled else problem.batch_size,
+                batch_size=None if solver.batch_coupled else entry.batch_size or problem.batch_size,
                 kind=kind,
+                last=entry.last,
+                **{**problem.size(kind), **({"n": entry.n} if entry.n else {})},
             )
-            for kind in self.kinds
+            for kind in kinds
             for settings, grid, budget in rows
+            for seed in self.seeds
+        ]
+
+    def _training_cells(self, problem: ProblemEntry, entry: ObjectiveEntry, device: str) -> list[CellSpec]:
+        return [
+            CellSpec(
+                problem=problem.name,
+                n=problem.n,
+                solver=entry.name,
+                settings=entry.settings,
+                grid=entry.build().times.law,
+                budget=budget,
+                seed=seed,
+                device=device,
+                kind="training",
+            )
+            for budget in problem.budgets or self.budgets
             for seed in self.seeds
         ]
 
@@ -206,18 +304,27 @@ class Matrix(_Section):
                     raise unknown_name(f"matrix {self.name}", "problem", name, known)
             content["problems"] = [known[name] for name in dict.fromkeys(problems)]
         if solvers:
-            listed = {entry["name"] for entry in content["solvers"]}
             for name in solvers:
                 if name not in solver_classes() and ":" not in name:
                     raise unknown_name(f"matrix {self.name}", "solver", name, solver_classes())
-            content["solvers"] = [entry for entry in content["solvers"] if entry["name"] in solvers]
-            content["solvers"] += [{"name": name} for name in dict.fromkeys(solvers) if name not in listed]
+            for holder in (content, *content["problems"]):
+                listed = holder["solvers"]
+                if listed is not None:
+                    added = [{"name": name} for name in dict.fromkeys(solvers) if name not in _names(listed)]
+                    holder["solvers"] = [entry for entry in listed if entry["name"] in solvers] + added
         if budgets:
             content["budgets"] = list(budgets)
-            content["problems"] = [{**entry, "budgets": None} for entry in content["problems"]]
+            for problem in content["problems"]:
+                own = [{**entry, "budgets": None} for entry in problem["solvers"] or []]
+                problem |= {"budgets": None, "solvers": own or None}
+            content["solvers"] = [{**entry, "budgets": None} for entry in content["solvers"]]
         if seeds:
             content["seeds"] = list(seeds)
         return validate(content, Matrix, f"matrix {self.name}")
+
+
+def _names(entries: Sequence[dict[str, Any]]) -> set[str]:
+    return {entry["name"] for entry in entries}
 
 
 def matrix_names() -> list[str]:

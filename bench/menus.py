@@ -1,6 +1,7 @@
 """What the registries hold, as rows for lists and documentation."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 from bench.kinds.kind import kind_classes
@@ -9,6 +10,7 @@ from bench.metrics.metric import metric_classes
 from bench.problems.problem import problem_classes
 from pretrained import zoo
 from pretrained.card import load_card
+from pretrained.data import DATA_SETS
 from pretrained.published import load_published_card, published_names
 from solvers.peers import peer_claims
 from solvers.registry import solver_classes
@@ -117,8 +119,29 @@ def checkpoints() -> Rows:
                 "final loss": None,
                 "commit": None,
                 "description": published.description,
-                "where": "not published" if path is None else "here" if path.is_file() else "not here",
-                "file": None if path is None else str(path),
+                "where": published.presence(),
+                "file": published.pipeline if path is None else str(path),
+            }
+        )
+    return rows
+
+
+def data() -> Rows:
+    """Data sets of the training module, what they declare, and whether they can be read without a download."""
+    rows: Rows = []
+    for name, cls in DATA_SETS.items():
+        data_set = cls()
+        spec = data_set.spec
+        rows.append(
+            {
+                "name": name,
+                "summary": cls.summary,
+                "shape": "x".join(map(str, spec.shape)),
+                "levels": spec.levels,
+                "classes": spec.classes,
+                "flip": "yes" if spec.flip else "no",
+                "settings": [f"{field.name}={getattr(data_set, field.name)}" for field in fields(data_set)],
+                "here": "yes" if data_set.is_here else "no",
             }
         )
     return rows
@@ -132,5 +155,6 @@ MENUS: dict[str, tuple[Callable[[], Rows], list[str]]] = {
     "metrics": (metrics, ["name", "label", "unit", "direction"]),
     "kinds": (kinds, ["name", "summary"]),
     "matrices": (matrices, ["name", "cells", "description"]),
+    "data": (data, ["name", "shape", "levels", "flip", "here", "summary"]),
     "checkpoints": (checkpoints, ["name", "kind", "data", "parameters", "final loss", "where"]),
 }

@@ -16,8 +16,10 @@ from matplotlib.figure import Figure
 from bench.metrics.metric import metric_classes
 from bench.problems.digits import Digits
 from bench.record import Record
+from bench.standing_plots import standing_figures
+from bench.standings import Standing
 from bench.store import Store
-from bench.tables import leaderboards, settings_text, summary_table
+from bench.tables import settings_text
 
 ADAPTIVE = "adaptive"
 MARKERS = "osD^vP*X<>"
@@ -30,13 +32,15 @@ SHOWN = 6
 Looks = dict[str, tuple[Any, str]]
 
 
-def write_figures(table: pd.DataFrame, records: list[Record], store: Store, folder: Path) -> list[Path]:
+def write_figures(
+    table: pd.DataFrame, standings: list[Standing], records: list[Record], store: Store, folder: Path
+) -> list[Path]:
     """Draw every figure that the records allow, each as PNG and SVG; returns the paths of the PNG files."""
     folder.mkdir(parents=True, exist_ok=True)
     mpl.use("Agg")
     sns.set_theme(style="whitegrid", context="paper")
     paths = []
-    for name, figure in [*_curves(table), *_sample_grids(records, store)]:
+    for name, figure in _figures(table, standings, records, store):
         for suffix in (".png", ".svg"):
             # A fixed salt and no date: the same records give the same file.
             with mpl.rc_context({"svg.hashsalt": "scorebench"}):
@@ -48,15 +52,23 @@ def write_figures(table: pd.DataFrame, records: list[Record], store: Store, fold
     return paths
 
 
-def _curves(table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
-    """For each problem and metric: quality against counted evaluations, and against seconds."""
-    summary = summary_table(table)
+def _figures(
+    table: pd.DataFrame, standings: list[Standing], records: list[Record], store: Store
+) -> Iterator[tuple[str, Figure]]:
+    """Name and figure, one after the other: few are open at a time."""
     looks = _looks(sorted(table.solver.unique()))
-    for board in leaderboards(table):
-        points = summary[(summary.problem == board.problem) & (summary.metric == board.metric) & summary.value.notna()]
-        if len(points):
-            for x, label in (("nfe", "network evaluations a sample (counted)"), ("seconds", "seconds a solve")):
-                yield f"{board.problem}_{board.metric}_{x}", _curve(points, board.title, x, label, looks)
+    for standing in standings:
+        yield from _curves(standing, looks)
+        yield from standing_figures(standing, looks)
+    yield from _sample_grids(records, store)
+
+
+def _curves(standing: Standing, looks: Looks) -> Iterator[tuple[str, Figure]]:
+    """Quality against counted evaluations, and against seconds."""
+    points = standing.points[standing.points.value.notna()]
+    if len(points):
+        for x, label in (("nfe", "network evaluations a sample (counted)"), ("seconds", "seconds a solve")):
+            yield f"{standing.problem}_{standing.metric}_{x}", _curve(points, standing.title, x, label, looks)
 
 
 def _looks(solvers: list[str]) -> Looks:
@@ -66,7 +78,7 @@ def _looks(solvers: list[str]) -> Looks:
 
 
 def _curve(points: pd.DataFrame, title: str, x: str, label: str, looks: Looks) -> Figure:
-    """The grid that most solvers share, then the others: a line a solver, bands of 1.96 standard errors, the floor."""
+    """The grid that most solvers share, then the others: a line a solver, bands of 95 %, the floor."""
     metric = metric_classes()[points.metric.iloc[0]]
     fixed = [grid for grid in points.grid.unique() if grid != ADAPTIVE]
     grids = sorted(fixed, key=lambda grid: (-points[points.grid == grid].solver.nunique(), grid))
@@ -122,7 +134,7 @@ def _line(axis: Axes, line: pd.DataFrame, x: str, label: str, look: tuple[Any, s
     axis.plot(
         line[x], line.value, color=colour, label=label, marker=marker, markersize=4, linewidth=1.2, linestyle=style
     )
-    half = 1.96 * line.standard_error.fillna(0)
+    half = line.half_width.fillna(0)
     low = (line.value - half).clip(lower=line.value / 10) if (line.value > 0).all() else line.value - half
     axis.fill_between(line[x], low, line.value + half, color=colour, alpha=0.12, linewidth=0)
 

@@ -6,6 +6,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from solvers.solver import LastStep
+
 SCHEMA_VERSION = 1
 
 Status = Literal["done", "diverged", "timeout", "out_of_memory", "error", "skipped"]
@@ -29,6 +31,8 @@ class CellSpec(_Section):
         device: ``cpu``, ``cuda`` or ``cuda:i``.
         batch_size: samples a chunk; None for all at once.
         kind: what is computed, see :mod:`bench.kinds`.
+        draws, probes: of a likelihood of images, dequantisations of each and Hutchinson probes of each of those.
+        last: the last step, see :func:`solvers.solver.integrate`; None for that of the kind.
     """
 
     problem: str
@@ -41,13 +45,18 @@ class CellSpec(_Section):
     device: str
     batch_size: int | None = None
     kind: str = "sampling"
+    draws: int | None = None
+    probes: int | None = None
+    last: LastStep | None = None
 
     @property
     def name(self) -> str:
         """File stem: readable, and unique by a hash of all fields."""
-        # The kind came later: cells of sampling keep the names they had.
+        # These came later: cells without them keep the names they had.
         sampling = self.kind == "sampling"
-        content = json.dumps(self.model_dump(exclude={"kind"} if sampling else None), sort_keys=True).encode()
+        later = {name for name in ("draws", "probes", "last") if getattr(self, name) is None}
+        later |= {"kind"} if sampling else set()
+        content = json.dumps(self.model_dump(exclude=later), sort_keys=True).encode()
         effort = f"nfe{self.budget}" if self.budget else f"tol{self.settings['rtol']:g}"
         digest = hashlib.sha256(content).hexdigest()[:10]
         solver = self.solver.replace(":", "-")

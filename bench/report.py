@@ -6,11 +6,17 @@ from pathlib import Path
 
 import pandas as pd
 
+from bench import targets
+from bench.leaderboard import LEGEND, Leaderboard, leaderboard, markdown
 from bench.likelihood_tables import likelihood_section
 from bench.plots import write_figures
+from bench.published_values import published_table
 from bench.record import Record
+from bench.standings import Standing, standings
 from bench.store import Store, not_writable
-from bench.tables import LEGEND, Leaderboard, leaderboards, long_table, markdown, markdown_table, plain, write_tables
+from bench.table_files import write_tables
+from bench.tables import long_table, markdown_table, plain
+from bench.training_section import training_section
 
 
 @dataclass(frozen=True)
@@ -32,28 +38,35 @@ def write_report(folder: Path) -> Report:
     store = Store(folder)
     records = list(store.records())
     table = long_table(records)
-    boards = leaderboards(table)
+    found = list(standings(table))
     page = folder / "report.md"
     try:
-        tables = write_tables(table, folder / "tables")
-        figures = write_figures(table, records, store, folder / "figures")
-        page.write_text(_page(records, table, boards, figures, folder), encoding="utf-8")
+        tables = write_tables(table, found, folder / "tables")
+        figures = write_figures(table, found, records, store, folder / "figures")
+        page.write_text(_page(records, table, found, figures, folder), encoding="utf-8")
     except OSError as error:
         raise not_writable(folder, error, "Copy it to where it is, and report on the copy") from error
-    return Report(tables, figures, page, boards)
+    return Report(tables, figures, page, [leaderboard(standing) for standing in found])
 
 
-def _page(
-    records: list[Record], table: pd.DataFrame, boards: list[Leaderboard], figures: list[Path], folder: Path
-) -> str:
+# Figures of a problem and metric, in the order of the page; the tables of targets stand beside theirs.
+VIEWS = ("nfe", "seconds", "ranks", "pairs", "frontier", "targets")
+
+
+def _page(records: list[Record], table: pd.DataFrame, found: list[Standing], figures: list[Path], folder: Path) -> str:
     parts = ["# Report", "", provenance_text(records), "", "## Leaderboard", "", LEGEND, ""]
-    for board in boards:
-        parts += [markdown(board)]
-        prefix = f"{board.problem}_{board.metric}_"
-        parts += [
-            _figure(path, folder) for path in figures if path.name in (f"{prefix}nfe.png", f"{prefix}seconds.png")
-        ]
-    parts += likelihood_section(table)
+    by_stem = {path.stem: path for path in figures}
+    for standing in found:
+        parts += [markdown(leaderboard(standing))]
+        for view in VIEWS:
+            if path := by_stem.get(f"{standing.problem}_{standing.metric}_{view}"):
+                parts += [_figure(path, folder)]
+            if view == "targets":
+                parts += [targets.markdown(standing)]
+    parts += [*likelihood_section(table), *training_section(table)]
+    beside = published_table(table)
+    if beside:
+        parts += ["## Published values", "", beside, ""]
     samples = [path for path in figures if path.stem.endswith("_samples")]
     if samples:
         parts += ["## Samples", "", *[_figure(path, folder) for path in samples]]

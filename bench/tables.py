@@ -1,15 +1,15 @@
-"""Records into tables: the long one, the summary over seeds, and the leaderboard."""
+"""Records into tables: the long one, and the summary over seeds."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from bench.compare import estimate
 from bench.kinds.kind import KINDS
-from bench.metrics.metric import metric_classes
+from bench.points import sampled
 from bench.problems.problem import problem_classes
 from bench.record import Cost, MetricValue, Record
 from solvers.errors import UsageError, unknown_name
@@ -18,11 +18,8 @@ from solvers.registry import solver_classes
 ROW = ["problem", "metric", "solver", "settings", "grid"]
 POINT = [*ROW, "budget", "tolerance"]
 
-# Of a value, what comparisons alone have a use for.
-UNSHOWN = {"replicates"}
-
-# Two values differ when they lie this many standard errors of their difference apart (95 %, two-sided, unpaired).
-SEPARATE = 1.96
+# Columns of the long table and of the summary for verdicts, not for files.
+UNSHOWN = ["replicates", "rows"]
 
 
 def settings_text(solver: str, settings: dict[str, Any]) -> str:
@@ -31,6 +28,11 @@ def settings_text(solver: str, settings: dict[str, Any]) -> str:
     defaults = {field.name: field.default for field in fields(classes[solver])} if solver in classes else {}
     shown = {k: v for k, v in settings.items() if k not in ("rtol", "atol") and v != defaults.get(k)}
     return ", ".join(f"{k}={v}" for k, v in shown.items())
+
+
+def row_text(solver: str, settings: dict[str, Any], last: str | None) -> str:
+    """What sets a row apart from the solver's defaults: its settings, and the last step where it was asked for."""
+    return ", ".join(filter(None, (settings_text(solver, settings), f"last step {last}" if last else "")))
 
 
 def long_table(records: Iterable[Record]) -> pd.DataFrame:
@@ -50,7 +52,7 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
             "problem": spec.problem,
             "kind": spec.kind,
             "solver": spec.solver,
-            "settings": settings_text(spec.solver, spec.settings),
+            "settings": row_text(spec.solver, spec.settings, spec.last),
             "grid": spec.grid,
             "budget": spec.budget,
             "tolerance": spec.settings.get("rtol") if spec.budget is None else None,
@@ -66,11 +68,11 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
             "dirty": where.dirty,
             "date": where.date,
         }
-        blank = MetricValue(reason=f"{record.status}: {record.reason or ''}")
-        metrics = record.metrics or dict.fromkeys(_declared(spec.kind, spec.problem), blank)
-        rows += [{**cell, "metric": key, **value.model_dump(exclude=UNSHOWN)} for key, value in metrics.items()]
+        blank = MetricValue(reason=": ".join(filter(None, (record.status, record.reason))))
+        metrics = record.metrics or dict.fromkeys(declared_metrics(spec.kind, spec.problem), blank)
+        rows += [{**cell, "metric": key, **value.model_dump()} for key, value in metrics.items()]
     table = pd.DataFrame(rows)
-    measured = [name for name in MetricValue.model_fields if name not in {"reason", "flag", *UNSHOWN}]
+    measured = [name for name in MetricValue.model_fields if name not in ("reason", "flag", "replicates")]
     numbers = ["budget", "tolerance", *measured, *Cost.model_fields]
     table[numbers] = table.reindex(columns=numbers).astype(float)
     order = [*POINT, "seed"]
@@ -85,7 +87,7 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
     return table[order + [c for c in table if c not in order]].sort_values(order, ignore_index=True)
 
 
-def _declared(kind: str, problem: str) -> tuple[str, ...]:
+def declared_metrics(kind: str, problem: str) -> tuple[str, ...]:
     """The metrics of a kind of cell on a problem, in the order of declaration."""
     return KINDS.find(kind).metrics(problem_classes()[problem])
 
@@ -93,28 +95,30 @@ def _declared(kind: str, problem: str) -> tuple[str, ...]:
 def summary_table(table: pd.DataFrame) -> pd.DataFrame:
     """One row a point of a curve: means over seeds; no value where one of the seeds has none.
 
-    The standard error of the mean is sqrt(max(W, B) / seeds), with W the mean of the cells' squared errors and B the
-    variance between seeds; sqrt(W + B / seeds) where all seeds are held against one reference. Evaluations and seconds
-    are those of the value's own solve where it has one.
+    Standard errors and the half widths of 95 % intervals are those of :mod:`bench.compare`. Evaluations and seconds are
+    those of the value's own solve where it has one. ``rows`` holds the point's labels in the long table.
     """
+    parts = [_summary(part) for _, part in table.groupby(POINT[:2])]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _summary(part: pd.DataFrame) -> pd.DataFrame:
+    """The points of one problem and metric."""
+    groups = list(part.groupby(POINT, dropna=False))
+    found = estimate(sampled([group for _, group in groups]))
     points = []
-    for key, group in table.groupby(POINT, dropna=False):
-        values = group["value"].dropna()
-        seeds = len(values)
-        within = float((group["standard_error"] ** 2).mean())
-        between = float(values.var()) if seeds > 1 else 0.0
-        shared = metric_classes()[group["metric"].iloc[0]].shared
-        squared = within + between / max(seeds, 1) if shared else max(within, between) / max(seeds, 1)
+    for (key, group), mean, error, half in zip(groups, found.mean, found.error, found.half_width, strict=True):
         floor = group["floor"].dropna()
         seconds = group["own_seconds"].fillna(group["seconds"])
         points.append(
             {
                 **dict(zip(POINT, key, strict=True)),
-                "value": values.mean() if seeds == len(group) else np.nan,
-                "standard_error": np.sqrt(squared) if seeds else np.nan,
+                "value": mean,
+                "standard_error": error,
+                "half_width": half,
                 "floor": floor.mean(),
                 "floor_error": floor.sem() if len(floor) > 1 else np.nan,
-                "seeds": seeds,
+                "seeds": group["value"].count(),
                 "nfe": group["own_nfe"].fillna(group["nfe"]).mean(),
                 "seconds": seconds.median(),
                 "seconds_low": seconds.min(),
@@ -122,6 +126,7 @@ def summary_table(table: pd.DataFrame) -> pd.DataFrame:
                 "overhead_per_evaluation": group["overhead_per_evaluation"].median(),
                 "failed": int((group["status"] != "done").sum()),
                 "reason": _why_blank(group),
+                "rows": tuple(group.index),
             }
         )
     return pd.DataFrame(points)
@@ -130,41 +135,12 @@ def summary_table(table: pd.DataFrame) -> pd.DataFrame:
 def _why_blank(group: pd.DataFrame) -> str | None:
     """Why a point has no value: a status, told for how many seeds unless for all, or the metric's own reason."""
     failed = group[group["status"] != "done"]
+    if (group["status"] == "skipped").all() and group["reason"].nunique() == 1:
+        return str(group["reason"].iloc[0])
     if len(failed):
         part = "" if len(failed) == len(group) else f" for {len(failed)} of {len(group)} seeds"
         return " ".join(failed["status"].unique()) + part
     return next(iter(group["reason"].dropna()), None)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One place of a leaderboard.
-
-    Attributes:
-        text: value with standard error, or why there is none.
-        short: the value alone, for narrow places; empty if there is none.
-        best: whether it is tied with the best of its column.
-    """
-
-    text: str
-    short: str = ""
-    best: bool = False
-
-
-@dataclass(frozen=True)
-class Leaderboard:
-    """One metric of one problem: rows by solver and grid, a column a budget.
-
-    Attributes:
-        notes: reading aids, one a line.
-    """
-
-    problem: str
-    metric: str
-    title: str
-    budgets: list[int]
-    rows: list[tuple[str, str, list[Entry]]]
-    notes: list[str]
 
 
 def number(value: float, error: float | None = None) -> str:
@@ -180,122 +156,6 @@ def number(value: float, error: float | None = None) -> str:
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
-def leaderboards(table: pd.DataFrame) -> list[Leaderboard]:
-    """Every problem's metrics in the order in which they were declared."""
-    summary = summary_table(table)
-    found = []
-    for problem, part in table.groupby("problem", sort=False):
-        taken = set(part.metric)
-        declared = (metric for kind in part.kind.unique() for metric in _declared(kind, str(problem)))
-        for metric in (m for m in declared if m in taken):
-            points = summary[(summary.problem == problem) & (summary.metric == metric)]
-            if points.budget.notna().any() or points.nfe.notna().any():
-                found.append(_leaderboard(str(problem), str(metric), points, part))
-    return found
-
-
-def _leaderboard(problem: str, metric: str, points: pd.DataFrame, cells: pd.DataFrame) -> Leaderboard:
-    declared = metric_classes()[metric]
-    budgets = sorted(int(b) for b in cells.budget.dropna().unique()) or [int(np.ceil(points.nfe.max()))]
-    groups = points.groupby(ROW[2:], sort=False)
-    whole = {tuple(str(part) for part in key): row for key, row in groups}
-    rows = {key: _placed(row, budgets) for key, row in whole.items()}
-    best = {b: _best([row[b] for row in rows.values() if b in row], declared.direction) for b in budgets}
-    order = sorted(rows, key=lambda key: _rank(rows[key], budgets, declared.direction, key))
-    shown = []
-    for key in order:
-        solver, settings, grid = key
-        name = f"{solver} ({settings})" if settings else solver
-        shown.append((name, grid, _entries(rows[key], budgets, best, whole[key])))
-    return Leaderboard(problem, metric, _title(problem, metric), budgets, shown, _notes(metric, points, cells))
-
-
-def _title(problem: str, metric: str) -> str:
-    declared = metric_classes()[metric]
-    better = {"lower": "lower is better", "higher": "higher is better", "none": "not ranked"}[declared.direction]
-    return f"{problem}: {declared.label} [{declared.unit}], {better}"
-
-
-def _placed(row: pd.DataFrame, budgets: list[int]) -> dict[int, pd.Series]:
-    """The point that stands in each column: the budget's own, for adaptive rows the most evaluations within it."""
-    placed = {}
-    for budget in budgets:
-        within = row[row.budget == budget] if row.budget.notna().any() else row[row.nfe <= budget]
-        if len(within):
-            placed[budget] = within.iloc[int(within.nfe.fillna(-1).argmax())]
-    return placed
-
-
-def _best(points: list[pd.Series], direction: str) -> pd.Series | None:
-    points = [p for p in points if np.isfinite(p.value)]
-    if direction == "none" or not points:
-        return None
-    return min(points, key=lambda p: p.value if direction == "lower" else -p.value)
-
-
-def _rank(row: dict[int, pd.Series], budgets: list[int], direction: str, key: Any) -> tuple[Any, ...]:
-    """Order of rows: by the value at the largest budget, then the next, rows without values last."""
-    sign = -1 if direction == "higher" else 1
-    values = [row[b].value if b in row else np.nan for b in reversed(budgets)]
-    if direction == "none":
-        return (bool(np.isnan(values).all()), key)
-    return (*(np.inf if np.isnan(v) else sign * v for v in values), key)
-
-
-def _entries(
-    row: dict[int, pd.Series], budgets: list[int], best: dict[int, pd.Series | None], points: pd.DataFrame
-) -> list[Entry]:
-    """The places of a row, or in its first what holds for all of it: a metric that does not apply, nothing placed."""
-    reasons = {point.reason for point in row.values()}
-    text = None
-    if not row:
-        nfe = points.nfe.min()
-        text = points.reason.iloc[0] if np.isnan(nfe) else f"from NFE {nfe:.0f}"
-    elif len(reasons) == 1 and not any(np.isfinite(point.value) or point.failed for point in row.values()):
-        text = reasons.pop()
-    if text is not None:
-        return [Entry(str(text)), *[Entry("")] * (len(budgets) - 1)]
-    return [_entry(row.get(b), b, best[b]) for b in budgets]
-
-
-def _entry(point: pd.Series | None, budget: int, best: pd.Series | None) -> Entry:
-    if point is None:
-        return Entry("")
-    if not np.isfinite(point.value):
-        return Entry(point.reason or "not finite")
-    spent = f"@{point.nfe:.0f}" if abs(point.nfe - budget) > 1e-9 else ""
-    text = f"{number(point.value, point.standard_error)} {spent}".strip()
-    short = f"{number(point.value)}{spent}"
-    if best is None:
-        return Entry(text, short)
-    apart = abs(point.value - best.value)
-    tied = apart <= SEPARATE * np.hypot(point.standard_error, best.standard_error)
-    return Entry(text, short, point is best or bool(tied))
-
-
-def _notes(metric: str, points: pd.DataFrame, cells: pd.DataFrame) -> list[str]:
-    n = ", ".join(str(n) for n in sorted(cells.n.unique()))
-    seeds = cells.seed.nunique()
-    notes = [f"Means over {seeds} seed{'s' if seeds > 1 else ''} (± standard error), n = {n} samples a seed."]
-    floors = points[points.floor.notna()]
-    if len(floors):
-        kind = "Converged solve" if metric_classes()[metric].direction == "none" else "Floor, of exact samples"
-        notes.append(f"{kind}: {number(floors.floor.mean(), floors.floor_error.mean())}.")
-    failed = cells[cells.status != "done"]
-    if len(failed):
-        counts = failed.drop_duplicates("cell").status.value_counts()
-        listed = ", ".join(f"{count} {status}" for status, count in counts.items())
-        notes.append(f"Cells without a result: {listed}.")
-    return notes
-
-
-LEGEND = (
-    "Columns: budget of network evaluations a sample. `@k`: k were spent (counted). Bold: not separable from the best "
-    "of the column (95 %, unpaired). Adaptive rows stand in a column with the finest tolerance whose evaluations fit. "
-    "Rows are ordered by their value at the largest budget. A floor is itself a measurement: values may lie below it."
-)
-
-
 def plain(text: str) -> str:
     """A text that keeps to its cell of a Markdown table."""
     return " ".join(text.split()).replace("|", "\\|")
@@ -309,24 +169,3 @@ def markdown_table(heads: Iterable[str], rows: Iterable[Iterable[object]]) -> st
         texts = ("–" if value is None or value != value else str(value) for value in row)
         lines.append("| " + " | ".join(texts) + " |")
     return "\n".join(lines)
-
-
-def markdown(board: Leaderboard) -> str:
-    """A leaderboard as a Markdown table."""
-    rows = (
-        [plain(solver), grid, *(f"**{e.text}**" if e.best else plain(e.text) for e in entries)]
-        for solver, grid, entries in board.rows
-    )
-    table = markdown_table(["solver", "grid", *(f"NFE {b}" for b in board.budgets)], rows)
-    return f"### {board.title}\n\n{table}\n\n{' '.join(board.notes)}\n"
-
-
-def write_tables(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write the long table (CSV, Parquet) and the leaderboard (Markdown); returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / "long.csv", folder / "long.parquet", folder / "leaderboard.md"]
-    table.to_csv(paths[0], index=False)
-    table.to_parquet(paths[1], index=False)
-    boards = "\n".join(markdown(board) for board in leaderboards(table))
-    paths[2].write_text(f"# Leaderboard\n\n{LEGEND}\n\n{boards}", encoding="utf-8")
-    return paths

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, field_serializer, field_validator, model_validator
+from pydantic import Field, field_serializer, model_validator
 
-from pretrained.data import DATA_SETS
+from pretrained.data import DataSet, get_data_set
 from pretrained.networks.labelled import PREDICTIONS
 from pretrained.networks.settings import (
     ClassifierSettings,
@@ -20,31 +20,36 @@ from pretrained.networks.settings import (
     ScoreNetworkSettings,
     Section,
 )
-from pretrained.objectives.denoising import Reduction
+from pretrained.objectives.denoising import Denoising
+from pretrained.objectives.menu import ObjectiveSettings
+from pretrained.objectives.objective import Objective, Reduction
 from pretrained.objectives.times import TimeLaw, Times
 from pretrained.objectives.weighting import Weighting
 from pretrained.yaml_model import read_mapping, validate
 from solvers.errors import UsageError, unknown_name
+from solvers.process import Parametrisation
 from solvers.sde import ForwardSDE, get_sde
 
 CARDS = Path(__file__).parent / "cards"
 
 
 class DataSettings(Section):
-    """Data of the training, see :func:`pretrained.data.load_data`."""
+    """Name and settings of the data, see :func:`pretrained.data.get_data_set`."""
 
     name: str
+    settings: dict[str, str | bool | int | float] = Field(default_factory=dict)
 
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in DATA_SETS:
-            raise unknown_name("card", "data set", name, DATA_SETS)
-        return name
+    def build(self) -> DataSet:
+        """The data set, not yet read."""
+        return get_data_set(self.name, **self.settings)
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Refuses an unknown data set or setting when the card is read, not when it is used."""
+        self.build()
 
 
 class StateSettings(DataSettings):
-    """Data and the state made of them: x_0 = scale v + offset with v the dequantised image in [0, 1)."""
+    """Data and the state made of them: x_0 = scale v + offset with v the dequantised image in [0, 1), or the vector."""
 
     scale: Positive
     offset: float
@@ -65,10 +70,15 @@ class SDESettings(Section):
         self.build()
 
 
+Precision = Literal["float32", "bfloat16"]
+
+
 class TrainingSettings(Section):
     """The loop. The rate rises linearly over ``warm_up`` steps and then falls to zero as a half cosine.
 
-    ``clip`` bounds the norm of the gradient; ``ema`` is the decay of the moving average that is shipped.
+    ``clip`` bounds the norm of the gradient; ``ema`` is the decay of the moving average that is shipped; ``precision``
+    is that of the network's forward and backward pass, where the hardware has it; with ``flip`` every image is mirrored
+    with probability 1/2.
     """
 
     seed: int
@@ -78,26 +88,28 @@ class TrainingSettings(Section):
     warm_up: Annotated[int, Field(ge=0)]
     clip: Positive = 1.0
     ema: Fraction
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
+    flip: bool = False
 
 
 class ScoreTrainingSettings(TrainingSettings):
-    """The loop with the denoising loss, see :mod:`pretrained.objectives`.
+    """The loop with the loss of a score model, see :mod:`pretrained.objectives`.
 
-    ``times`` is the name of a law, or a section with its name as ``law`` and its settings; ``t_min`` the earliest time,
-    by default the process's for likelihoods.
+    ``objective`` and ``times`` are a name, or a section with the name (``name``, ``law``) and its settings; ``t_min``
+    is the earliest time, by default the process's for likelihoods.
     """
 
+    objective: ObjectiveSettings = Denoising()
     weighting: Weighting
     reduction: Reduction
     times: Times
     t_min: Positive | None = None
 
-    @field_serializer("times")
-    def _short(self, times: TimeLaw) -> Any:
-        """A law without settings is written as its name."""
-        content = times.model_dump()
-        return content if len(content) > 1 else content["law"]
+    @field_serializer("objective", "times")
+    def _short(self, value: Objective | TimeLaw) -> Any:
+        """What has no settings is written as its name."""
+        content = value.model_dump()
+        return content if len(content) > 1 else next(iter(content.values()))
 
 
 class Machine(Section):
@@ -110,8 +122,27 @@ class Machine(Section):
     torch: str
 
 
+class TrainedOn(Section):
+    """The data as the training saw them.
+
+    ``levels`` is their number L; values k were dequantised uniformly, (k + u)/L, with fresh u in every batch. Both are
+    missing for continuous values. ``sha256`` is of the values.
+    """
+
+    samples: int
+    levels: int | None
+    dequantisation: Literal["uniform"] | None
+    flip: bool
+    sha256: str
+
+
 class Result(Section):
-    """What a training made. ``final_loss`` is the mean over the last tenth of the steps."""
+    """What a training made.
+
+    ``final_loss`` is the mean over the last tenth of the steps, ``loss_curve`` holds the means over equal parts of the
+    steps, in their order. ``seconds`` are summed over the stretches of a run that was resumed, ``precision`` is that of
+    the last. ``processes`` is the number of those that shared each batch.
+    """
 
     final_loss: float
     steps: int
@@ -122,6 +153,10 @@ class Result(Section):
     dirty: bool | None
     sha256: str
     parameters: int
+    processes: int = 1
+    precision: Precision | None = None
+    trained_on: TrainedOn | None = None
+    loss_curve: tuple[float, ...] = ()
 
 
 class ScoreResult(Result):
@@ -145,7 +180,7 @@ class ScoreCard(Section):
     data: StateSettings
     sde: SDESettings
     network: ScoreNetworkSettings
-    parametrisation: Literal["noise", "score"]
+    parametrisation: Parametrisation
     training: ScoreTrainingSettings
     result: ScoreResult | None = None
 
@@ -155,15 +190,29 @@ class ScoreCard(Section):
         return self.training.t_min or self.sde.build().t_min_likelihood
 
     @model_validator(mode="after")
+    def _takes_the_data(self) -> Self:
+        """Refuses data that the network or the loop does not take."""
+        _check_data(self)
+        return self
+
+    @model_validator(mode="after")
     def _predicts(self) -> Self:
-        """Refuses a parametrisation that is not the network's."""
-        predicted = PREDICTIONS.get(self.sde.name, "noise") if isinstance(self.network, NCSNppSettings) else "noise"
+        """Refuses a parametrisation that is not the network's, and settings that do not go together."""
+        network, training, who = self.network, self.training, f"card {self.name}"
+        predicted = self.parametrisation
+        if isinstance(network, NCSNppSettings):
+            predicted = PREDICTIONS.get(self.sde.name, "noise")
+            if training.weighting == "edm":
+                rule = "weighting 'edm' takes a network with data_std"
+                raise UsageError(who, rule, network.name, "Choose another network or weighting")
+        elif network.precondition:
+            predicted = "noise"
+        elif network.energy:
+            raise UsageError(who, "network.energy takes network.precondition", False, "Leave precondition out")
         if self.parametrisation != predicted:
-            rule = f"network {self.network.name!r} under {self.sde.name!r} predicts {predicted!r}"
-            raise UsageError(f"card {self.name}", rule, self.parametrisation, f"Write parametrisation: {predicted}")
-        if self.training.weighting == "edm" and isinstance(self.network, NCSNppSettings):
-            rule = "weighting 'edm' takes a network with data_std"
-            raise UsageError(f"card {self.name}", rule, self.network.name, "Choose another network or weighting")
+            rule = f"network {network.name!r} under {self.sde.name!r} predicts {predicted!r}"
+            raise UsageError(who, rule, self.parametrisation, f"Write parametrisation: {predicted}")
+        training.times.check(self.sde.build())
         return self
 
 
@@ -178,9 +227,25 @@ class ClassifierCard(Section):
     training: TrainingSettings
     result: ClassifierResult | None = None
 
+    @model_validator(mode="after")
+    def _takes_the_data(self) -> Self:
+        """Refuses data that the network or the loop does not take."""
+        _check_data(self)
+        return self
+
 
 Card = ScoreCard | ClassifierCard
 KINDS: dict[str, type[ScoreCard] | type[ClassifierCard]] = {"score": ScoreCard, "classifier": ClassifierCard}
+
+
+def _check_data(card: Card) -> None:
+    data = card.data.build().spec
+    who = f"card {card.name}"
+    if card.training.flip and not data.flip:
+        rule = f"training.flip needs data whose mirror images are as likely as they are, which {data.name!r} are not"
+        raise UsageError(who, rule, True, "Write flip: false")
+    if len(data.shape) != 3 and card.network.name != "mlp":
+        raise UsageError(who, f"data {data.name!r} are vectors, for network 'mlp'", card.network.name, "Take 'mlp'")
 
 
 def shipped_cards() -> list[str]:
@@ -211,7 +276,15 @@ def load_card(name_or_path: str | Path) -> Card:
     return validate(content, KINDS[kind], f"card {path}")
 
 
+class _FlatLists(yaml.SafeDumper):
+    """YAML with lists of numbers on one line."""
+
+
+_FlatLists.add_representer(list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, True))
+
+
 def dump_card(card: Card) -> str:
     """The YAML text of a card."""
-    text: str = yaml.safe_dump(card.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+    content = card.model_dump(mode="json", exclude_none=True)
+    text: str = yaml.dump(content, Dumper=_FlatLists, sort_keys=False, allow_unicode=True, width=120)
     return text

@@ -43,7 +43,7 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Writes a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.part")
     try:

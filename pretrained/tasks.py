@@ -8,16 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from pretrained.card import Card, ClassifierCard, ScoreCard
-from pretrained.data import DataSpec, dequantise, load_data
+from pretrained.data import DataSpec, dequantise, draw_values
 from pretrained.networks.classifier import Classifier
+from pretrained.networks.conservative import Conservative
 from pretrained.networks.convnet import ConvNet
+from pretrained.networks.direct import Direct
 from pretrained.networks.labelled import Labelled
 from pretrained.networks.mlp import MLP
 from pretrained.networks.ncsnpp import NCSNpp
-from pretrained.networks.precondition import Preconditioned
-from pretrained.networks.settings import ConvNetSettings, NCSNppSettings, UNetSettings
+from pretrained.networks.precondition import Preconditioned, PreconditionedEnergy
+from pretrained.networks.settings import ConvNetSettings, CoreSettings, NCSNppSettings, UNetSettings
 from pretrained.networks.unet import UNet
-from pretrained.objectives.denoising import denoising_loss
+from pretrained.objectives.denoising import Denoising
 from pretrained.objectives.times import LogSNR
 from solvers.errors import UsageError
 from solvers.process import Network, ReverseProcess
@@ -50,10 +52,11 @@ def build_network(card: Card, data: DataSpec) -> nn.Module:
     network, sde = card.network, card.sde.build()
     if isinstance(network, NCSNppSettings):
         return Labelled(NCSNpp(data.shape, network, _is_centred(card)), sde)
-    settings = network.model_dump(exclude={"name", "data_std", "class_conditional", "class_dropout"})
+    settings = network.model_dump(exclude={*CoreSettings.model_fields, "class_conditional", "class_dropout"})
     core: nn.Module
     if isinstance(network, ConvNetSettings):
         low, high = card.data.offset, card.data.offset + card.data.scale
+        assert data.levels is not None, "vectors are refused when the card is read"
         bin_width = card.data.scale / data.levels
         edges = (low, low + bin_width, high - bin_width, high)
         core = ConvNet(data.shape, edges, network.data_std, **settings).to(memory_format=torch.channels_last)
@@ -62,6 +65,10 @@ def build_network(card: Card, data: DataSpec) -> nn.Module:
         core = UNet(data.shape, classes=classes, **settings)
     else:
         core = MLP(data.shape, **settings)
+    if not network.precondition:
+        return Direct(core, sde, network.data_std, card.parametrisation)
+    if network.energy:
+        return PreconditionedEnergy(Conservative(core), sde, network.data_std)
     return Preconditioned(core, sde, network.data_std)
 
 
@@ -78,7 +85,7 @@ def _is_centred(card: ScoreCard) -> bool:
 
 @dataclass
 class ScoreTask:
-    """A score model under the denoising loss."""
+    """A score model under the objective of its card."""
 
     card: ScoreCard
     network: nn.Module
@@ -87,11 +94,10 @@ class ScoreTask:
     def loss(self, values: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Loss with fresh dequantisation, times and noise; stratified times lower its variance."""
         training = self.card.training
-        sde = self.card.sde.build()
+        sde, t_min = self.card.sde.build(), self.card.t_min
         uniform = torch.rand(len(values), generator=generator)
-        t = training.times.draw(sde, stratify(uniform), self.card.t_min).to(values.device)
-        x_0 = self.card.data.scale * dequantise(values, self.data.levels, _rand_like(values, generator))
-        x_0 = x_0 + self.card.data.offset
+        t = training.times.draw(sde, stratify(uniform), t_min).to(values.device)
+        x_0 = self.card.data.scale * draw_values(values, self.data.levels, generator) + self.card.data.offset
         z = torch.randn(values.shape, generator=generator).to(values.device)
         network: Network = self.network
         settings = self.card.network
@@ -101,7 +107,8 @@ class ScoreTask:
             network = partial(self.network, labels=labels)
         process = ReverseProcess(sde, network, self.card.parametrisation)
         data_std = 1.0 if isinstance(settings, NCSNppSettings) else settings.data_std
-        return denoising_loss(process, x_0, t, z, training.weighting, training.reduction, data_std).mean()
+        loss = training.objective.loss(process, x_0, t, z, generator, training.weighting, training.reduction, data_std)
+        return (loss * training.times.correction(sde, t, t_min).to(loss.dtype)).mean()
 
     def figure(self, network: nn.Module) -> dict[str, float]:
         """The held-out loss."""
@@ -118,7 +125,7 @@ class ClassifierTask:
 
     def loss(self, values: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Cross entropy in nats."""
-        images = dequantise(values, self.data.levels, _rand_like(values, generator))
+        images = draw_values(values, self.data.levels, generator)
         return nn.functional.cross_entropy(self.network(images), labels)
 
     def figure(self, network: nn.Module) -> dict[str, float]:
@@ -150,24 +157,26 @@ def held_out_loss(network: nn.Module, card: ScoreCard, repeats: int | None = Non
     Args:
         network: the score model, in eval mode.
         card: its card.
-        repeats: noise levels, dequantisations and noises per image; without it, as many as make about 6000 draws.
+        repeats: noise levels, dequantisations and noises per image; without it, as many as make about 6000
+            draws, from 1 to 10.
     """
-    data = load_data(card.data.name, "test")
+    data = card.data.build().load("test")
     sde = card.sde.build()
     device = next(network.parameters()).device
     process = ReverseProcess(sde, network, card.parametrisation)
     generator = torch.Generator().manual_seed(0)
     total = 0.0
-    repeats = repeats or max(1, round(HELD_OUT_DRAWS / len(data.values)))
+    repeats = repeats or min(10, max(1, round(HELD_OUT_DRAWS / len(data.values))))
     for _ in range(repeats):
         uniform = stratify(torch.rand(len(data.values), generator=generator))
         t = LogSNR().draw(sde, uniform, card.t_min)
-        v = dequantise(data.values, data.levels, _rand_like(data.values, generator))
-        x_0 = card.data.scale * v + card.data.offset
+        x_0 = card.data.scale * draw_values(data.values, data.levels, generator) + card.data.offset
         z = torch.randn(x_0.shape, generator=generator)
         order = torch.randperm(len(t), generator=generator)
-        for part in zip(x_0.split(CHUNK), t[order].split(CHUNK), z.split(CHUNK), strict=True):
-            loss = denoising_loss(process, *(tensor.to(device) for tensor in part), "sigma2", "mean")
+        t = t[order]
+        for first in range(0, len(t), CHUNK):
+            x_part, t_part, z_part = (tensor[first : first + CHUNK].to(device) for tensor in (x_0, t, z))
+            loss = Denoising().loss(process, x_part, t_part, z_part, generator)
             total += loss.sum().item() / (repeats * len(t))
     return total
 
@@ -175,13 +184,10 @@ def held_out_loss(network: nn.Module, card: ScoreCard, repeats: int | None = Non
 @torch.no_grad()
 def accuracy(network: nn.Module, card: ClassifierCard) -> float:
     """Fraction of the test split that is classified rightly, each pixel at the middle of its bin."""
-    data = load_data(card.data.name, "test")
+    data = card.data.build().load("test")
     device = next(network.parameters()).device
+    assert data.levels is not None, "a card's classifier takes images"
     images = dequantise(data.values, data.levels, torch.full(data.values.shape, 0.5))
-    predicted = torch.cat([network(part.to(device)).argmax(1).cpu() for part in images.split(CHUNK)])
+    parts = (images[first : first + CHUNK].to(device) for first in range(0, len(images), CHUNK))
+    predicted = torch.cat([network(part).argmax(1).cpu() for part in parts])
     return int((predicted == data.labels).sum()) / len(data.labels)
-
-
-def _rand_like(values: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform float32 numbers, shape and device of ``values``, drawn on the CPU: the same whatever the device."""
-    return torch.rand(values.shape, generator=generator).to(values.device)

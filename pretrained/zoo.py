@@ -2,7 +2,8 @@
 
 ``load(name).under(sde)`` gives a score model under another process than the one it was trained under.
 
-Those of this project are shipped; those of Song et al. are read from where they were downloaded to.
+Those of this project are shipped; those that others published are read from where they were downloaded to, by a name
+of :mod:`pretrained.published` or, of EDM and diffusers, by path.
 """
 
 from dataclasses import dataclass, replace
@@ -14,17 +15,27 @@ from torch import nn
 
 from pretrained import provenance
 from pretrained.card import CARDS, Card, ClassifierCard, ScoreCard, load_card, shipped_cards
-from pretrained.data import get_data_set
-from pretrained.importers import song
+from pretrained.importers import diffusers, edm, song
 from pretrained.networks.classifier import Classifier
 from pretrained.networks.precondition import Preconditioned
-from pretrained.published import PublishedCard, load_published_card, published_names
+from pretrained.published import (
+    HUB,
+    PublishedCard,
+    PublishedData,
+    Source,
+    load_published_card,
+    published_names,
+    state_of,
+)
 from pretrained.tasks import build_network
 from solvers.errors import UsageError, unknown_name
 from solvers.process import Parametrisation
 from solvers.sde import ForwardSDE
 
 CHECKPOINTS = CARDS.parent / "checkpoints"
+EDM_SUFFIX = ".pkl"
+# Of the images that imported networks were trained on: 8 bits a channel.
+LEVELS = 256
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,7 @@ class Checkpoint:
         sde: the forward process.
         parametrisation: what it predicts.
         shape: shape of one image, (channels, height, width).
-        levels: number of levels of its data.
+        levels: number of levels of its data, None where they are continuous.
         card: how it was made; ``card.data`` holds scale and offset of the state.
         sha256: hash of its weights' file.
     """
@@ -45,7 +56,7 @@ class Checkpoint:
     sde: ForwardSDE
     parametrisation: Parametrisation
     shape: tuple[int, ...]
-    levels: int
+    levels: int | None
     card: ScoreCard | PublishedCard
     sha256: str
 
@@ -88,7 +99,8 @@ def load(name: str, device: torch.device | str = "cpu", folder: Path | None = No
     """A score model.
 
     Args:
-        name: see :func:`names` and :func:`pretrained.published.published_names`.
+        name: see :func:`names` and :func:`pretrained.published.published_names`; or ``hf:OWNER/NAME``, a pipeline of
+            diffusers on the Hugging Face hub; or the path of a pipeline's folder, or of a ``.pkl`` of EDM.
         device: where the network is put.
         folder: where ``<name>.yaml`` and ``<name>.safetensors`` lie side by side, as ``train`` writes them; without it,
             the shipped ones.
@@ -99,10 +111,14 @@ def load(name: str, device: torch.device | str = "cpu", folder: Path | None = No
     """
     if folder is None and name in published_names():
         return _load_published(load_published_card(name), device)
+    if folder is None and name.startswith(HUB):
+        return _import(name, diffusers.fetch(name.removeprefix(HUB)), device)
+    if folder is None and (Path(name).suffix == EDM_SUFFIX or Path(name).is_dir()):
+        return _import(name, Path(name), device)
     card, weights = _files(name, folder)
     if not isinstance(card, ScoreCard):
         raise _wrong_kind("load", name, card, "score", "load_features")
-    data = get_data_set(card.data.name).spec
+    data = card.data.build().spec
     network, sha256 = _restore(card, weights, device)
     return Checkpoint(network, card.sde.build(), card.parametrisation, data.shape, data.levels, card, sha256)
 
@@ -134,8 +150,32 @@ def _files(name: str, folder: Path | None) -> tuple[Card, Path]:
 
 def _load_published(card: PublishedCard, device: torch.device | str) -> Checkpoint:
     path = card.find()
+    if card.settings is None:
+        return _import(card.name, path, device, card)
     model = song.load(path, card.settings, device)
     sha256 = provenance.sha256_of_file(path)
+    return Checkpoint(model.network, model.sde, model.parametrisation, model.shape, card.data.levels, card, sha256)
+
+
+def _import(name: str, path: Path, device: torch.device | str, card: PublishedCard | None = None) -> Checkpoint:
+    """A file of EDM or a pipeline's folder, of images with 256 levels; held against its card if it has one."""
+    snapshot = path.suffix == EDM_SUFFIX
+    model = edm.load(path, device) if snapshot else diffusers.load(path, device)
+    parameters = sum(p.numel() for p in model.network.parameters())
+    scale, offset = state_of(model.centred)
+    if card is None:
+        data = PublishedData(name="unknown", levels=LEVELS, scale=scale, offset=offset)
+        text = f"read from {path}"
+        source = Source(file=str(path))
+        card = PublishedCard(
+            name=name, kind="published", description=text, source=source, parameters=parameters, data=data
+        )
+    found = parameters, scale, offset
+    expected = card.parameters, card.data.scale, card.data.offset
+    if found != expected:
+        rule = f"(parameters, scale, offset) are those of its card, {expected}"
+        raise UsageError(f"load {name}", rule, found, "Take the authors' file, or load it by its path")
+    sha256 = provenance.sha256_of_file(path if snapshot else diffusers.weights_file(path))
     return Checkpoint(model.network, model.sde, model.parametrisation, model.shape, card.data.levels, card, sha256)
 
 
@@ -153,7 +193,7 @@ def _restore(card: Card, path: Path, device: torch.device | str) -> tuple[nn.Mod
         raise UsageError(who, f"{path} must have the hash {card.result.sha256} of its card", sha256, todo)
     # The weights overwrite the initialisation, which must leave no trace in the global generator.
     with torch.random.fork_rng(devices=[]):
-        network = build_network(card, get_data_set(card.data.name).spec)
+        network = build_network(card, card.data.build().spec)
     network.load_state_dict(parse_weights(content))
     return network.to(device).eval().requires_grad_(False), sha256
 

@@ -11,9 +11,11 @@ a prediction y is turned into another one by  y' = ((A - A') x + B y) / B'.
 """
 
 import copy
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
@@ -22,13 +24,19 @@ from torch import Tensor
 from solvers.constraints import Constraint
 from solvers.divergence import Divergence
 from solvers.errors import unknown_name
-from solvers.sde import ForwardSDE, Time, expand
+from solvers.sde import ForwardSDE, Time, expand, scaled
 
 Parametrisation = Literal["score", "noise", "denoised", "velocity"]
 PARAMETRISATIONS: tuple[Parametrisation, ...] = get_args(Parametrisation)
 
 Network = Callable[[Tensor, Tensor], Tensor]
 """``network(x, t)``: x (n, ...), t (n,) in x's dtype and on its device; returns the prediction, shape of x."""
+
+Rule = Callable[..., tuple[Tensor, ...]]
+"""``rule(sde, t, s, *settings)``: coefficients of the steps from t to s, float64 tensors of any number of times."""
+
+# Grids whose coefficients are kept, for each rule.
+GRIDS_KEPT = 64
 
 
 @dataclass
@@ -105,6 +113,27 @@ class ReverseProcess:
         self.constraint = constraint
         self.evaluations = Evaluations()
         self._part: tuple[Tensor, int] | None = None
+        self._grid: tuple[float, ...] = ()
+        self._tables: dict[Any, Mapping[Any, tuple[Any, ...]]] = {}
+
+    def follow(self, times: Sequence[float]) -> None:
+        """Announce the grid of a solve: what is then asked for at its times is computed for all of them at once."""
+        self._grid = tuple(times)
+        self._tables = {}
+
+    def coefficients(self, rule: Rule, t: float, s: float, *settings: Any) -> tuple[float, ...]:
+        """Coefficients of the step from t to s, from one pass over the announced grid that later solves find kept."""
+        key = rule, *settings
+        table = self._tables.get(key)
+        if table is None:
+            table = self._tables[key] = _steps_of_grid(self.sde, self._grid, rule, settings)
+        row = table.get((t, s))
+        return row if row is not None else _steps(self.sde, (t, s), rule, settings)[t, s]
+
+    def between(self, rule: Rule, times: Sequence[float]) -> list[float]:
+        """The grid with a time in each of its steps, the first of the coefficients."""
+        middles = [self.coefficients(rule, t, s)[0] for t, s in pairwise(times)]
+        return [*itertools.chain.from_iterable(zip(times, middles, strict=False)), times[-1]]
 
     def at(self, rows: Tensor, n: int) -> Self:
         """The same process for a part of the batch: evaluations count for those samples alone.
@@ -172,7 +201,7 @@ class ReverseProcess:
     def _times(self, x: Tensor, t: float | Tensor) -> Tensor:
         if isinstance(t, Tensor):
             return t.to(x.dtype)
-        return torch.full((x.shape[0],), t, dtype=x.dtype, device=x.device)
+        return x.new_full((x.shape[0],), t)
 
     def _evaluate(self, x: Tensor, t: float | Tensor) -> Tensor:
         self.evaluations.count(x.shape[0], self._part)
@@ -186,8 +215,17 @@ class ReverseProcess:
             scale, shift = conversion(self.sde, self.parametrisation, kind, t)
             result: Tensor = raw * expand(scale, x)
             return result if shift is None else torch.addcmul(result, expand(shift, x), x)
-        scale, shift = _known_conversion(self.sde, self.parametrisation, kind, t)
-        return raw * scale if shift is None else torch.add(raw * scale, x, alpha=shift)
+        scale, shift = self._conversion(kind, t)
+        result = scaled(scale, raw)
+        return result if shift is None else result.add_(x, alpha=shift)
+
+    def _conversion(self, kind: Parametrisation, t: float) -> tuple[Any, ...]:
+        """(scale, shift) of :func:`conversion` at t."""
+        table = self._tables.get(kind)
+        if table is None:
+            table = self._tables[kind] = _conversions(self.sde, self._grid, self.parametrisation, kind)
+        row = table.get(t)
+        return row if row is not None else _known_conversion(self.sde, self.parametrisation, kind, t)
 
 
 def affine(sde: ForwardSDE, kind: Parametrisation, t: Time) -> tuple[Any, Any]:
@@ -209,5 +247,30 @@ def conversion(sde: ForwardSDE, given: Parametrisation, wanted: Parametrisation,
     return b / b_new, None if a is a_new else (a - a_new) / b_new
 
 
-# Solves on the same grid ask for the same coefficients again.
+# Times off the grid, of stages: solves on the same grid ask for the same coefficients again.
 _known_conversion = lru_cache(maxsize=1 << 14)(conversion)
+
+
+def _steps(
+    sde: ForwardSDE, times: tuple[float, ...], rule: Rule, settings: tuple[Any, ...]
+) -> dict[tuple[float, float], tuple[float, ...]]:
+    """A row for each interval between neighbouring times."""
+    if not times:
+        return {}
+    ts = torch.tensor(times, dtype=torch.float64)
+    columns = rule(sde, ts[:-1], ts[1:], *settings)
+    return dict(zip(pairwise(times), zip(*(column.tolist() for column in columns), strict=True), strict=True))
+
+
+_steps_of_grid = lru_cache(maxsize=GRIDS_KEPT)(_steps)
+
+
+@lru_cache(maxsize=GRIDS_KEPT)
+def _conversions(
+    sde: ForwardSDE, times: tuple[float, ...], given: Parametrisation, wanted: Parametrisation
+) -> dict[float, tuple[Any, ...]]:
+    """A row for each time."""
+    ts = torch.tensor(times, dtype=torch.float64)
+    scale, shift = conversion(sde, given, wanted, ts)
+    columns = [[column] * len(times) if column is None else column.tolist() for column in (scale, shift)]
+    return dict(zip(times, zip(*columns, strict=True), strict=True))

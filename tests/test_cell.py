@@ -18,8 +18,9 @@ from bench.record import Record
 from bench.store import Store
 from solvers import registry
 from solvers.errors import DivergenceError
+from solvers.grids import make_grid
 from solvers.registry import get_solver, solver_classes
-from solvers.solver import FixedStepSolver, Solver
+from solvers.solver import FixedStepSolver, Solver, integrate
 
 FIXED = [name for name, cls in solver_classes().items() if not cls.adaptive]
 QUICK = [entry.name for entry in load_matrix("quick").solvers]
@@ -390,3 +391,21 @@ def test_a_record_says_where_it_was_made(tmp_path: Path) -> None:
     )
     assert where.device == "cpu"
     assert set(where.trees) <= {"solvers", "pretrained", "bench"}
+
+
+def test_a_last_step_that_is_asked_for_is_taken_and_counted(tmp_path: Path) -> None:
+    """The sampler of Karras et al.: 18 steps, of which the last is an evaluation, in 35."""
+    record = compute(cell("edm_heun", budget=35, last="tweedie", grid="edm"), tmp_path)
+    assert record.cost is not None
+    assert (record.last, record.cost.steps, record.cost.nfe) == ("tweedie", 17, 35)
+    problem = Gaussian()
+    ts = make_grid("edm", problem.sde, 17)
+    expected = integrate(get_solver("edm_heun"), problem.process(), problem.prior(16, 0), ts, None, "tweedie")
+    samples = Store(tmp_path).samples(record.spec)
+    assert samples is not None
+    assert torch.equal(samples, expected)
+    kept = compute(cell("edm_heun", budget=35, grid="edm"), tmp_path)
+    assert kept.cost is not None
+    assert (kept.last, kept.cost.steps, kept.cost.nfe) == ("keep", 17, 34)
+    refused = compute(cell("edm_heun", budget=2, last="tweedie"), tmp_path)
+    assert (refused.status, refused.reason) == ("skipped", "one step takes 3 evaluations, the budget is 2")

@@ -262,6 +262,7 @@ def test_help_and_the_bare_command_show_the_commands(homes: Callable[[str], Run]
         ("metrics", "fd_digits"),
         ("matrices", "quick"),
         ("checkpoints", "digits-vp"),
+        ("data", "fashion_mnist"),
         ("peers", "diffusers:HeunDiscreteScheduler"),
     ],
 )

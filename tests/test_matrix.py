@@ -62,7 +62,7 @@ def test_quick_crosses_every_solver_with_every_budget_and_seed_on_the_common_gri
 
 
 def test_quick_sweeps_the_adaptive_solver_over_tolerances_without_budget(quick: list[CellSpec]) -> None:
-    cells = [c for c in quick if c.solver == "torchdiffeq" and c.problem == "digits"]
+    cells = [c for c in quick if c.solver == "torchdiffeq" and (c.problem, c.kind) == ("digits", "sampling")]
     content = yaml.safe_load((MATRICES / "quick.yaml").read_text())
     (tolerances,) = [entry["tolerances"] for entry in content["solvers"] if entry["name"] == "torchdiffeq"]
     assert len(tolerances) >= 3
@@ -106,6 +106,42 @@ def test_a_problem_overrides_budgets_and_grids() -> None:
     problem = {"name": "gaussian", "n": 4, "budgets": [7], "grids": ["uniform", "quadratic"]}
     found = {(c.budget, c.grid) for c in matrix(problems=[problem]).cells("cpu")}
     assert found == {(7, "uniform"), (7, "quadratic")}
+
+
+def test_what_stands_nearest_to_the_solver_holds() -> None:
+    """Of budgets, grids, kinds, n and batch size; a problem's own solvers replace the matrix's."""
+    own = [
+        {"name": "heun", "budgets": [9], "grids": ["uniform"], "n": 2, "batch_size": 1, "last": "tweedie"},
+        {"name": "euler"},
+    ]
+    problems = [
+        {"name": "gaussian", "n": 4, "budgets": [7], "batch_size": 3, "solvers": own},
+        {"name": "line_2d", "n": 5},
+    ]
+    chosen = matrix(problems=problems, seeds=[0], recommended_grids=False)
+    found = {(c.problem, c.solver, c.budget, c.grid, c.n, c.batch_size, c.last) for c in chosen.cells("cpu")}
+    assert found == {
+        ("gaussian", "heun", 9, "uniform", 2, 1, "tweedie"),
+        ("gaussian", "euler", 7, "log_snr", 4, 3, None),
+        ("line_2d", "euler", 5, "log_snr", 5, None, None),
+        ("line_2d", "euler", 10, "log_snr", 5, None, None),
+    }
+    part = chosen.select(solvers=["heun", "ddim"], budgets=[20]).cells("cpu")
+    assert {(c.problem, c.solver, c.budget, c.n) for c in part} == {
+        ("gaussian", "heun", 20, 2),
+        ("gaussian", "ddim", 20, 4),
+        ("line_2d", "heun", 20, 5),
+        ("line_2d", "ddim", 20, 5),
+    }
+    assert matrix(problems=problems[:1], solvers=[]).cells("cpu")
+
+
+def test_a_last_step_that_is_asked_for_is_another_cell(quick: list[CellSpec]) -> None:
+    """The names of cells without one stay what they were when the committed records were made."""
+    committed = MATRICES.parents[1] / "results" / "reference" / "quick" / "records"
+    for spec in (quick[0], quick[-1]):
+        assert (committed / f"{spec.name}.json").is_file()
+        assert spec.model_copy(update={"last": "tweedie"}).name != spec.name
 
 
 def test_every_grid_runs_in_a_matrix(tmp_path: Path) -> None:
@@ -290,7 +326,7 @@ def test_selection_refuses_a_problem_that_exists_but_is_not_in_the_matrix() -> N
         ({"problems": [{"name": "gaussian"}]}, r"key 'problems.0.n' is required\. "),
         ({"problems": ["gaussian"]}, r"problems.0: .*; got 'gaussian'\. "),
         ({"problems": []}, r"problems: .*; got \[\]\. "),
-        ({"solvers": ...}, r"key 'solvers' is required\. "),
+        ({"solvers": ...}, r"a problem has solvers, its own or the matrix's; got 'gaussian'\. "),
         ({"seeds": ...}, r"key 'seeds' is required\. "),
         ({"seeds": [0.5]}, r"seeds.0: .*integer; got 0\.5\. "),
         ({"seeds": [2**64]}, r"seeds.0: .*; got 18446744073709551616\. "),
@@ -409,3 +445,14 @@ def test_every_kind_crosses_the_whole_matrix(monkeypatch: pytest.MonkeyPatch) ->
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="no kind 'samplin'; did you mean 'sampling'"):
         matrix(kinds=["samplin"])
+
+
+def test_likelihood_cells_take_what_the_problem_says() -> None:
+    entry = {"name": "digits", "n": 500, "kinds": ["sampling", "likelihood"]}
+    own = matrix(problems=[{**entry, "likelihood": {"n": 256, "draws": 1, "probes": 3}}]).cells("cpu")
+    sizes = {(cell.kind, cell.n, cell.draws, cell.probes) for cell in own}
+    assert sizes == {("sampling", 500, None, None), ("likelihood", 256, 1, 3)}
+    plain = matrix(problems=[entry]).cells("cpu")
+    assert {(cell.kind, cell.n, cell.draws) for cell in plain} == {("sampling", 500, None), ("likelihood", 500, None)}
+    with pytest.raises(ValueError, match="there are 599 reference samples; got 600"):
+        matrix(problems=[{**entry, "likelihood": {"n": 600}}])

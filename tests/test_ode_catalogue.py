@@ -23,7 +23,7 @@ from solvers.errors import DivergenceError, UsageError
 from solvers.grids import make_grid
 from solvers.likelihood import log_density
 from solvers.methods._exponential import phi
-from solvers.methods._multistep import interpolation_weights
+from solvers.methods._multistep import interpolation_weights, quadrature
 from solvers.process import ReverseProcess
 from solvers.registry import get_solver
 from solvers.sde import SDES, VP, get_sde
@@ -332,8 +332,11 @@ def test_phi_by_its_integral(k: int) -> None:
 
 
 def test_adams_bashforth_coefficients() -> None:
-    weights = interpolation_weights([0.0, -1.0, -2.0, -3.0], [1, 1 / 2, 1 / 3, 1 / 4])
-    assert weights == pytest.approx([55 / 24, -59 / 24, 37 / 24, -9 / 24])
+    nodes = torch.tensor([[0.0, -1.0, -2.0, -3.0]], dtype=torch.float64)
+    nodes = torch.cat([nodes, nodes.masked_fill(nodes < -1, math.nan)])
+    full, ramp = interpolation_weights(nodes, *quadrature(1)).tolist()
+    assert full == pytest.approx([55 / 24, -59 / 24, 37 / 24, -9 / 24], rel=1e-13)
+    assert ramp == pytest.approx([3 / 2, -1 / 2, 0, 0], rel=1e-14)
 
 
 def adaptive_run(

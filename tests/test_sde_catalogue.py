@@ -65,7 +65,7 @@ def test_a_ramp_takes_order_four_down_to_two_and_runge_kutta_does_not() -> None:
 
 
 @pytest.mark.parametrize("c", [1.0, 2.0])
-@pytest.mark.parametrize("h", [0.01, 0.4, 0.6, 3.0])
+@pytest.mark.parametrize("h", [0.01, 0.4, 0.6, 3.0, 14.0, -0.5])
 def test_adams_weights_are_the_integrals_they_stand_for(c: float, h: float) -> None:
     nodes = [0.0, -0.7 * h, -1.9 * h, -2.5 * h]
 
@@ -73,9 +73,12 @@ def test_adams_weights_are_the_integrals_they_stand_for(c: float, h: float) -> N
         others = [other for j, other in enumerate(nodes) if j != i]
         return c * math.exp(-c * (h - u)) * math.prod((u - o) / (nodes[i] - o) for o in others)
 
-    found = adams_weights(c, h, nodes)
+    steps = torch.tensor([nodes, [0.0, math.nan, math.nan, math.nan]], dtype=torch.float64) / h
+    found, alone = adams_weights(c, torch.tensor([h, h], dtype=torch.float64), steps)
     for i in range(4):
-        assert found[i] == pytest.approx(quad(integrand, 0, h, args=(i,), epsabs=1e-13)[0], rel=1e-9)
+        assert float(found[i]) == pytest.approx(quad(integrand, 0, h, args=(i,), epsabs=1e-13)[0], rel=1e-9)
+    # Where there is no history the one prediction has the whole weight.
+    assert alone.tolist() == pytest.approx([-math.expm1(-c * h), 0, 0, 0], rel=1e-14)
 
 
 # One path, one limit: a solver of the wrong equation, or one that takes fresh normals for a stage, goes elsewhere.

@@ -11,16 +11,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from records import cell, cost, record
 
+from bench.leaderboard import Leaderboard, leaderboards, markdown
 from bench.record import MetricValue, Record
+from bench.standings import standings
+from bench.table_files import write_tables
 from bench.tables import (
-    Leaderboard,
-    leaderboards,
     long_table,
-    markdown,
     number,
     settings_text,
     summary_table,
-    write_tables,
 )
 from solvers.errors import UsageError
 
@@ -29,6 +28,11 @@ METRIC = "w2_gaussian"
 
 def done(solver: str, value: Any, **spec: Any) -> Record:
     return record(cell(solver, **spec), {METRIC: value})
+
+
+def seeds(solver: str, value: Any, **spec: Any) -> list[Record]:
+    """Three seeds of one value: a reference drawn anew for each decides nothing on fewer."""
+    return [done(solver, value, seed=seed, **spec) for seed in range(3)]
 
 
 def failed(solver: str, status: str, reason: str | None = None, **spec: Any) -> Record:
@@ -96,11 +100,11 @@ def test_csv_and_parquet_agree_on_reading(tmp_path: Path) -> None:
         failed("heun", "error", 'a "quoted", text\nof two lines'),
     ]
     table = long_table(records)
-    write_tables(table, tmp_path)
+    write_tables(table, list(standings(table)), tmp_path)
     csv, parquet = pd.read_csv(tmp_path / "long.csv"), pd.read_parquet(tmp_path / "long.parquet")
     assert len(csv) == len(parquet) == len(table) == 5
-    assert list(csv.columns) == list(parquet.columns) == list(table.columns)
-    for column in table:
+    assert list(csv.columns) == list(parquet.columns) == [column for column in table if column != "replicates"]
+    for column in csv:
         a, b = csv[column], parquet[column].replace("", None)
         assert (a.isna() == b.isna()).all(), column
         assert (a[a.notna()].astype(object) == b[b.notna()].astype(object)).all(), column
@@ -144,7 +148,7 @@ def test_the_mean_over_seeds_and_its_standard_error() -> None:
 
 def test_seeds_do_not_average_out_a_reference_that_they_share() -> None:
     records = [record(cell(problem="digits", seed=s), {"fd_digits": (v, 0.3)}) for s, v in enumerate((1.0, 2.0, 6.0))]
-    assert summary_table(long_table(records)).standard_error[0] == pytest.approx(np.sqrt(0.09 + 7 / 3))
+    assert summary_table(long_table(records)).standard_error[0] == pytest.approx(np.sqrt(0.09 + (7 - 0.09) / 3))
 
 
 def test_a_value_of_a_solve_of_its_own_stands_at_what_that_spent() -> None:
@@ -168,27 +172,31 @@ def test_a_seed_that_failed_leaves_no_mean_of_the_others() -> None:
 
 
 def test_the_best_and_what_is_not_separable_from_it_are_bold() -> None:
+    # Unpaired, the error of a difference is hypot(0.03, 0.04) / sqrt(3) = 0.029; Holm asks 0.05/2 and 0.05/3 of them.
     found = board(
-        done("euler", (1.00, 0.03)),
-        done("heun", (1.09, 0.04)),  # 0.09 < 1.96 * 0.05
-        done("ddim", (1.11, 0.04)),  # 0.11 > 1.96 * 0.05
-        done("dpmpp_2m", (9.0, 0.01)),
+        *seeds("euler", (1.00, 0.03)),
+        *seeds("heun", (1.06, 0.04)),  # 2.1 errors, p = 0.04
+        *seeds("ddim", (1.08, 0.04)),  # 2.8 errors, p = 0.008
+        *seeds("dpmpp_2m", (9.0, 0.01)),
     )
     assert bold(found) == {"euler": [True], "heun": [True], "ddim": [False], "dpmpp_2m": [False]}
     assert list(bold(found)) == ["euler", "heun", "ddim", "dpmpp_2m"], "best first"
 
 
 def test_each_column_has_its_own_best() -> None:
-    found = board(
-        done("euler", 1.0, budget=5), done("euler", 4.0, budget=10), done("ddim", 3.0, budget=5), done("ddim", 2.0)
-    )
+    records = [*seeds("euler", 1.0, budget=5), *seeds("euler", 4.0), *seeds("ddim", 3.0, budget=5)]
+    found = board(*records, *seeds("ddim", 2.0))
     assert found.budgets == [5, 10]
     assert bold(found) == {"ddim": [False, True], "euler": [True, False]}, "ordered by the largest budget"
 
 
-def test_the_best_without_a_standard_error_is_still_the_best() -> None:
-    found = board(done("euler", (1.0, None)), done("heun", (2.0, 0.1)))
-    assert bold(found) == {"euler": [True], "heun": [False]}
+def test_what_cannot_be_compared_is_not_decided_to_be_worse() -> None:
+    """Without an error, or on one seed of a metric whose references are drawn."""
+    both = board(*seeds("euler", (1.0, None)), *seeds("heun", (2.0, 0.1)))
+    assert bold(both) == {"euler": [True], "heun": [True]}
+    assert bold(board(done("euler", (1.0, 0.1)), done("heun", (9.0, 0.1)))) == {"euler": [True], "heun": [True]}
+    exact = [record(cell(solver), {"pathwise_rmse": (v, 0.1)}) for solver, v in (("euler", 1.0), ("heun", 9.0))]
+    assert bold(board(*exact, metric="pathwise_rmse")) == {"euler": [True], "heun": [False]}
 
 
 def test_a_metric_that_ranks_nothing_has_no_best() -> None:
@@ -332,3 +340,21 @@ def test_a_shown_number_is_the_number_to_its_error_or_three_digits(value: float,
     assert abs(float(shown) - value) <= max(0.51 * error, 0.0051 * abs(value))
     if "e" not in text:
         assert abs(float(shown) - value) <= 0.051 * error + 1e-12 * abs(value) or error > 10
+
+
+def test_a_kind_that_does_not_take_a_solver_says_so_in_its_row() -> None:
+    spec = {"problem": "digits", "n": 4, "kind": "likelihood"}
+    reason = {"status": "skipped", "reason": "not an ODE solver"}
+    found = board(
+        record(cell("euler", **spec), {"bits_per_dim_error": 1.0}),
+        *(record(cell("ancestral", budget=b, **spec), **reason) for b in (5, 10)),
+        metric="bits_per_dim_error",
+    )
+    assert texts(found)["ancestral"] == ["skipped: not an ODE solver", ""]
+
+
+def test_the_boards_of_samples_come_first() -> None:
+    cells = [cell("euler", problem="digits", n=4, kind=kind) for kind in ("likelihood", "sampling")]
+    values = ({"bits_per_dim_error": 1.0}, {"fd_digits": 2.0})
+    boards = leaderboards(long_table(record(spec, value) for spec, value in zip(cells, values, strict=True)))
+    assert [found.metric for found in boards] == ["fd_digits", "bits_per_dim_error"]

@@ -75,7 +75,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_writes_nothing(tmp_path: Pa
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     wild = card_of(tmp_path, changed(SCORE, training__learning_rate=1e30, training__warm_up=0))
     with pytest.raises(
-        UsageError, match=r"train tiny-score: the loss must stay finite, step \d+; got (nan|inf)\. Lower"
+        UsageError, match=r"train tiny-score: loss and weights must stay finite, step \d+; got (nan|inf)\. Lower"
     ):
         train(wild, out, progress=False)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before

@@ -47,7 +47,8 @@ class Likelihood(Kind):
     """From data at t_min_likelihood up to t_max.
 
     On a problem whose density is known: n draws of the law at t_min_likelihood, the divergence and the law at t_max
-    exact. On images: the first n held-out ones, two dequantisations each, two Rademacher probes each of those.
+    exact. On images: the first n held-out ones, dequantised, with Rademacher probes; two draws of two probes each,
+    unless the cell says otherwise.
     """
 
     key: ClassVar[str] = "likelihood"
@@ -121,7 +122,8 @@ def _has_images(problem: type[Problem]) -> bool:
 
 
 def _plan(spec: CellSpec) -> Plan:
-    return Plan(n=spec.n, seed=spec.seed, batch_size=spec.batch_size)
+    asked = {name: value for name in ("draws", "probes") if (value := getattr(spec, name)) is not None}
+    return Plan(n=spec.n, seed=spec.seed, batch_size=spec.batch_size, **asked)
 
 
 def _images(spec: CellSpec, problem: Any, solver: Solver, ts: Tensor) -> Found:

@@ -52,16 +52,18 @@ class Sampling(Kind):
     def measure(self, cell: Cell) -> tuple[Record, Tensor | None]:
         spec, problem = cell.spec, cell.problem
         solver = get_solver(spec.solver, **spec.settings)
+        # No noise in the last step of a stochastic solver on a grid; otherwise the last state is kept.
+        last: LastStep = spec.last or ("mean" if solver.stochastic and not solver.adaptive else "keep")
         steps = None
         if isinstance(solver, FixedStepSolver):
             assert spec.budget is not None
-            if solver.nfe(1) > spec.budget:
-                reason = f"one step takes {solver.nfe(1)} evaluations, the budget is {spec.budget}"
+            # Tweedie's step is an evaluation too.
+            least, most = solver.nfe(1), spec.budget - (last == "tweedie")
+            if least > most:
+                reason = f"one step takes {least + spec.budget - most} evaluations, the budget is {spec.budget}"
                 return failure(spec, "skipped", reason), None
-            steps = solver.steps_for(spec.budget)
+            steps = solver.steps_for(most)
         ts = make_grid(spec.grid if steps else "uniform", problem.sde, steps or 1)
-        # No noise in the last step of a stochastic solver on a grid; otherwise the last state is kept.
-        last: LastStep = "mean" if solver.stochastic and not solver.adaptive else "keep"
         start = problem.prior(spec.n, spec.seed)
 
         began = environment.now(problem.device)

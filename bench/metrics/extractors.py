@@ -14,7 +14,6 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 from torch_fidelity.utils import create_feature_extractor
 
 from pretrained import provenance, zoo
-from pretrained.data import load_data
 from solvers.errors import UsageError
 
 INCEPTION = "inception-v3-compat"
@@ -35,8 +34,9 @@ class OwnFeatures(FeatureExtractorBase):  # type: ignore[misc]  # torch-fidelity
         checkpoint = zoo.load_features(name)
         self.network = checkpoint.network
         self.sha256 = checkpoint.sha256
-        data = load_data(checkpoint.card.data.name, "test")
-        self.levels, self.shape = data.levels, data.shape
+        spec = checkpoint.card.data.build().spec
+        assert spec.levels is not None, "a card's classifier takes images"
+        self.levels, self.shape = spec.levels, spec.shape
 
     def forward(self, levels: Tensor) -> tuple[Tensor]:
         """Features of images of levels, each at the middle of its bin."""

@@ -37,6 +37,7 @@ class PathwiseRmse(Metric):
     key: ClassVar[str] = "pathwise_rmse"
     label: ClassVar[str] = "pathwise RMS error"
     unit: ClassVar[str] = "units of x"
+    resolves: ClassVar[bool] = True
     reference: ClassVar[str] = "global error of an ODE solver, Hairer, Nørsett & Wanner 1993, sec. II.3"
 
     def evaluate(self, outcome: Outcome) -> MetricValue:

@@ -77,6 +77,7 @@ class _AgainstReference(Metric):
     """A distance between samples and as many exact ones; floor: the distance between two exact samples."""
 
     unit: ClassVar[str] = "units of x"
+    drawn: ClassVar[bool] = True
 
     @staticmethod
     @abstractmethod

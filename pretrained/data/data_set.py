@@ -18,14 +18,14 @@ class DataSpec:
     Attributes:
         name: key in :data:`pretrained.data.DATA_SETS`.
         shape: shape of one sample; of an image, (channels, height, width).
-        levels: number L of levels; values lie in 0..L-1.
+        levels: number L of levels, values lie in 0..L-1; None where they are continuous.
         classes: number of classes of its labels.
         flip: whether a mirror image is as likely as the image.
     """
 
     name: str
     shape: tuple[int, ...]
-    levels: int
+    levels: int | None
     classes: int
     flip: bool
 
@@ -35,7 +35,7 @@ class ImageData(DataSpec):
     """One part of a data set.
 
     Attributes:
-        values: levels of the pixels, uint8, shape (n, channels, height, width).
+        values: levels of the pixels, uint8, shape (n, channels, height, width), or continuous values, float32, (n, d).
         labels: classes, int64, shape (n,).
     """
 
@@ -43,6 +43,7 @@ class ImageData(DataSpec):
     labels: Tensor
 
 
+@dataclass(frozen=True)
 class DataSet(ABC):
     """A data set; a subclass is a frozen dataclass whose fields are its settings.
 
@@ -53,6 +54,11 @@ class DataSet(ABC):
 
     key: ClassVar[str]
     summary: ClassVar[str]
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it can be read without a download."""
+        return True
 
     @property
     @abstractmethod

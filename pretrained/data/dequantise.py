@@ -27,3 +27,17 @@ def dequantise(values: Tensor, levels: int, uniform: Tensor) -> Tensor:
 def quantise(v: Tensor, levels: int) -> Tensor:
     """The bin a value lies in, clip(floor(v L), 0, L-1), uint8; undoes :func:`dequantise`."""
     return (v * levels).floor().clamp(0, levels - 1).to(torch.uint8)
+
+
+def draw_values(values: Tensor, levels: int | None, generator: torch.Generator) -> Tensor:
+    """Values v of a batch, float32: levels are dequantised with fresh u, continuous values are what they are.
+
+    Args:
+        values: levels or continuous values, (n, ...).
+        levels: L, or None.
+        generator: on the CPU, so that the draws are the same whatever the device.
+    """
+    if levels is None:
+        return values
+    uniform = torch.rand(values.shape, generator=generator).to(values.device)
+    return dequantise(values, levels, uniform)

@@ -50,6 +50,11 @@ class FashionMNIST(DataSet):
     summary: ClassVar[str] = "Fashion-MNIST, clothes, 28x28"
 
     @property
+    def is_here(self) -> bool:
+        """See :attr:`DataSet.is_here`."""
+        return all(_find(split) is not None for split in FILES)
+
+    @property
     def spec(self) -> DataSpec:
         """See :attr:`DataSet.spec`."""
         return DataSpec(self.key, (1, 28, 28), levels=256, classes=10, flip=False)

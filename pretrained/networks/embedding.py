@@ -29,22 +29,27 @@ class NoiseLevelFeatures(nn.Module):
 class FourierFeatures(nn.Module):
     """sin and cos of 2 pi W log(label) with fixed random frequencies W ~ N(0, scale^2), shape (n, 2 count).
 
+    Without ``logarithm``, of 2 pi W label.
+
     Reference: Tancik et al. 2020, arXiv:2006.10739; Song et al. 2021, arXiv:2011.13456, app. H.
 
     Args:
         count: number of frequencies.
         scale: standard deviation of the frequencies.
+        logarithm: whether the label's logarithm is taken.
     """
 
-    def __init__(self, count: int, scale: float) -> None:
+    def __init__(self, count: int, scale: float, logarithm: bool = True) -> None:
         super().__init__()
+        self.logarithm = logarithm
         # A parameter, as in the reference's checkpoints and in its counts, that no training moves.
         self.W = nn.Parameter(torch.randn(count) * scale, requires_grad=False)
 
     def forward(self, label: Tensor) -> Tensor:
-        """Features of the positive label (n,)."""
+        """Features of the label (n,), positive where its logarithm is taken."""
+        level = torch.log(label) if self.logarithm else label
         # In this order the phase, hundreds of turns, is rounded as it was when the weights were trained.
-        phase = torch.log(label)[:, None] * self.W[None] * 2 * math.pi
+        phase = level[:, None] * self.W[None] * 2 * math.pi
         return torch.cat([phase.sin(), phase.cos()], 1)
 
 

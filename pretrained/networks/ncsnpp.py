@@ -49,6 +49,7 @@ class NCSNpp(nn.Module):
         shape: of an image, (channels, size, size), size a multiple of 2^(resolutions - 1).
         settings: as in the reference's configuration.
         centred: whether x lies about [-1, 1], as the first layer expects it; else about [0, 1], and 2 x - 1 is taken.
+        logarithm: whether Fourier features are made of the label's logarithm, as in the reference, or of the label.
 
     Raises:
         UsageError: the size cannot be halved so often, or widths do not fall into groups.
@@ -56,7 +57,9 @@ class NCSNpp(nn.Module):
 
     sigmas: Tensor
 
-    def __init__(self, shape: tuple[int, ...], settings: NCSNppSettings, centred: bool = True) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], settings: NCSNppSettings, centred: bool = True, logarithm: bool = True
+    ) -> None:
         super().__init__()
         channels, size, width = shape
         times = len(settings.ch_mult) - 1
@@ -74,13 +77,13 @@ class NCSNpp(nn.Module):
         span = math.log(settings.sigma_max), math.log(settings.sigma_min)
         self.register_buffer("sigmas", torch.linspace(*span, settings.num_scales, dtype=torch.float64).exp().float())
         self.positional = PositionalFeatures(settings.nf)
-        self.all_modules = nn.ModuleList([*self._embedding(), *self._body(channels, taps)])
+        self.all_modules = nn.ModuleList([*self._embedding(logarithm), *self._body(channels, taps)])
 
-    def _embedding(self) -> Iterator[nn.Module]:
+    def _embedding(self, logarithm: bool) -> Iterator[nn.Module]:
         settings = self.settings
         width = settings.nf
         if settings.embedding_type == "fourier":
-            yield FourierFeatures(width, settings.fourier_scale)
+            yield FourierFeatures(width, settings.fourier_scale, logarithm)
             width *= 2
         if settings.conditional:
             yield dense(width, 4 * settings.nf)
@@ -167,7 +170,7 @@ class NCSNpp(nn.Module):
 
         Args:
             x: images (n, channels, size, size).
-            label: the noise level as the network was told it in training, (n,): its sigma or 999 t.
+            label: the noise level as the network was told it in training, (n,): e.g. its sigma or 999 t.
 
         Raises:
             UsageError: images of another shape.

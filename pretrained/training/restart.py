@@ -22,40 +22,57 @@ def recipe(card: Card) -> dict[str, Any]:
     return card.model_dump(mode="json", exclude={"result", "description"})
 
 
-def write_restart(path: Path, card: Card, state: dict[str, Any], seconds: float) -> None:
-    """Writes the file whole or not at all.
+class Restart:
+    """The file of one run.
 
     Args:
-        path: see :func:`restart_path`.
+        folder: where the run writes.
         card: the recipe that the run follows.
-        state: of its loop, see :meth:`pretrained.training.loop.Loop.state`.
-        seconds: that it has trained for, over all its stretches.
+        data: hash of the values that it is trained on.
     """
-    buffer = io.BytesIO()
-    torch.save({"recipe": recipe(card), "seconds": seconds, "state": state}, buffer)
-    write_atomically(path, buffer.getbuffer())
 
+    def __init__(self, folder: Path, card: Card, data: str) -> None:
+        self.path = restart_path(folder, card.name)
+        self._card, self._data = card, data
 
-def read_restart(path: Path, card: Card) -> tuple[dict[str, Any], float]:
-    """State and seconds of an unfinished run.
+    def write(self, state: dict[str, Any], seconds: float) -> None:
+        """Writes the file whole or not at all.
 
-    Raises:
-        UsageError: the file is damaged, or is of a run that another recipe began.
-    """
-    who = f"train {card.name}"
-    try:
-        # Tensors and plain values only: a file from elsewhere runs no code.
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        before, seconds, state = content["recipe"], float(content["seconds"]), content["state"]
-    except (OSError, RuntimeError, KeyError, TypeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        what = " ".join(str(error).split())[:200]
-        todo = "Remove it and start anew"
-        raise UsageError(who, f"{path} holds the state of an unfinished run", what, todo) from error
-    changes = _changes(before, recipe(card))
-    if changes:
-        todo = f"Restore the card, or start anew: remove {path}"
-        raise UsageError(who, "a run goes on with the card it began with", "; ".join(changes), todo)
-    return state, seconds
+        Args:
+            state: of its loop, see :meth:`pretrained.training.loop.Loop.state`.
+            seconds: that the run has taken, over all its stretches.
+        """
+        buffer = io.BytesIO()
+        torch.save({"recipe": recipe(self._card), "data": self._data, "seconds": seconds, "state": state}, buffer)
+        write_atomically(self.path, buffer.getbuffer())
+
+    def read(self) -> tuple[dict[str, Any], float]:
+        """State and seconds that were written.
+
+        Raises:
+            UsageError: the file is damaged, or is of a run that began with another recipe or other data.
+        """
+        who = f"train {self._card.name}"
+        try:
+            # Tensors and plain values only: a file from elsewhere runs no code.
+            content = torch.load(self.path, map_location="cpu", weights_only=True)
+            # Keys that a later version added to cards have their defaults.
+            words = {"description": self._card.description}
+            before = recipe(type(self._card).model_validate(content["recipe"] | words))
+            state, seconds = content["state"], float(content["seconds"])
+            data = content.get("data", self._data)
+        except (OSError, RuntimeError, KeyError, TypeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            what = " ".join(str(error).split())[:200]
+            todo = "Remove it and start anew"
+            raise UsageError(who, f"{self.path} holds the state of an unfinished run", what, todo) from error
+        changes = _changes(before, recipe(self._card))
+        if changes:
+            todo = f"Restore the card, or start anew: remove {self.path}"
+            raise UsageError(who, "a run goes on with the card it began with", "; ".join(changes), todo)
+        if data != self._data:
+            todo = f"Restore the data, or start anew: remove {self.path}"
+            raise UsageError(who, "a run goes on with the data it began with", f"SHA-256 {self._data}", todo)
+        return state, seconds
 
 
 def _changes(before: Any, now: Any, key: str = "") -> list[str]:

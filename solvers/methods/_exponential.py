@@ -21,13 +21,14 @@ arXiv:2206.00927 (noise) and arXiv:2211.01095 (denoised).
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from solvers.process import ReverseProcess
-from solvers.sde import ForwardSDE, Time, expand
+from solvers.sde import ForwardSDE, Time, expand, scaled
 
 Form = Literal["noise", "denoised"]
 
@@ -75,13 +76,16 @@ def predict(process: ReverseProcess, form: Form, x: Tensor, t: float | Tensor) -
     return process.noise(x, t) if form == "noise" else process.denoised(x, t)
 
 
-def combine(a: Any, x: Tensor, weights: tuple[Any, ...], values: tuple[Tensor, ...]) -> Tensor:
+def combine(a: Any, x: Tensor, weights: Sequence[Any], values: Sequence[Tensor]) -> Tensor:
     """a x + sum_j weights[j] values[j], in one new tensor; numbers, or one coefficient a sample."""
-    result: Tensor = expand(a, x) * x
-    for weight, value in zip(weights, values, strict=True):
-        if isinstance(weight, Tensor):
+    result: Tensor
+    if isinstance(a, Tensor):
+        result = expand(a, x) * x
+        for weight, value in zip(weights, values, strict=True):
             result.addcmul_(expand(weight, x), value)
-        else:
+    else:
+        result = scaled(a, x)
+        for weight, value in zip(weights, values, strict=True):
             result.add_(value, alpha=weight)
     return result
 

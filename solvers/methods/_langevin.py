@@ -16,9 +16,11 @@ the bias falls as snr^2. Measured at snr 1/2: 1.2501 +- 0.0017 (langevin), 1.333
 import math
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor
 
 from solvers.errors import UsageError, unknown_name
+from solvers.methods._exponential import combine
 from solvers.process import ReverseProcess
 
 Rule = Literal["langevin", "ald"]
@@ -46,12 +48,19 @@ def langevin_step(
 ) -> Tensor:
     """One Langevin step at time t with unit normals z; one evaluation."""
     score = process.score(x, t)
-    size: Any = process.sde.sigma(t)
-    if rule == "langevin":
-        size = z.flatten(1).norm(dim=1).mean() / score.flatten(1).norm(dim=1).mean()
-    std = 2 * (math.sqrt(alpha) if alpha >= 0 else math.nan) * snr * size
-    moved: Tensor = x + 2 * alpha * (snr * size) ** 2 * score + std * z
-    return moved
+    factor = 2 * (math.sqrt(alpha) if alpha >= 0 else math.nan) * snr
+    if rule == "ald":
+        std = factor * process.sde.sigma(t)
+        return combine(1.0, x, (std**2 / 2, std), (score, z))
+    # The size is known on the device alone: nothing waits for it.
+    size = factor * (_sum_of_norms(z) / _sum_of_norms(score))
+    return torch.addcmul(x, size * size / 2, score).addcmul_(size, z)
+
+
+def _sum_of_norms(x: Tensor) -> Tensor:
+    """Sum over the batch of the norms of the samples."""
+    total: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1).sum()
+    return total
 
 
 def correct(

@@ -13,32 +13,39 @@ p - 1 until the history is full; its evaluations are counted.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from functools import cache
+from typing import Any, Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor
 
 from solvers.errors import UsageError, unknown_name
-from solvers.methods._exponential import Form, combine, one_step, phi, predict, sign
+from solvers.methods._exponential import Form, combine, one_step, predict
 from solvers.process import ReverseProcess
+from solvers.sde import ForwardSDE
 
 Start = Literal["ramp", "runge_kutta"]
 
 # Tables kept, a grid each.
 TABLES = 64
 
+# Points of the quadrature in each panel, which is at most this wide in lam. Its integrands are analytic in lam, up to a
+# distance of pi/2 at least, so that a panel is exact to rounding.
+POINTS = 12
+PANEL = 1.0
 
-class Row(NamedTuple):
-    """One step: x_s = a x + sum_j weights[j] f_j."""
 
-    a: float
-    weights: tuple[float, ...]
+Row = tuple[float, list[float]]
+"""One step, x_s = a x + sum_j weights[j] f_j: a and the weights, of which a ramp does not use the last."""
+
+NoisyRow = tuple[float, list[float], float]
+"""One step of the reverse SDE, x_s = a x + sum_j weights[j] f_j + std dw."""
 
 
 class State(NamedTuple):
     """Table of the grid, number of the step, predictions before it (latest first)."""
 
-    table: tuple[Row, ...]
+    table: tuple[Any, ...]
     k: int
     history: tuple[Tensor, ...]
 
@@ -61,38 +68,79 @@ def evaluations(steps: int, order: int, start: Start) -> int:
     return steps + extra
 
 
-def lagrange(nodes: list[float]) -> list[list[float]]:
-    """Coefficients b_jk of the Lagrange polynomials of the nodes, L_j(v) = sum_k b_jk v^k."""
-    rows = []
-    for j, node in enumerate(nodes):
-        row = [1.0]
-        for i, other in enumerate(nodes):
-            if i != j:
-                shifted = [0.0, *row]
-                row = [(a - other * b) / (node - other) for a, b in zip(shifted, [*row, 0.0], strict=True)]
-        rows.append(row)
-    return rows
+def panels_for(widths: Tensor) -> int:
+    """Panels of a quadrature over steps of these widths in lam."""
+    return int(widths.abs().max() / PANEL) + 1
 
 
-def interpolation_weights(nodes: list[float], moments: list[float]) -> list[float]:
-    """w_j = sum_k b_jk m_k."""
-    return [math.fsum(b * m for b, m in zip(row, moments, strict=False)) for row in lagrange(nodes)]
+@cache
+def quadrature(panels: int) -> tuple[Tensor, Tensor]:
+    """Gauss–Legendre positions in (0, 1) and weights, (panels * POINTS,), in so many panels."""
+    k = torch.arange(1, POINTS, dtype=torch.float64)
+    # From the eigenvectors of the Jacobi matrix (Golub & Welsch 1969).
+    beta = k / (4 * k.square() - 1).sqrt()
+    roots, vectors = torch.linalg.eigh(torch.diag(beta, 1) + torch.diag(beta, -1))
+    v = (roots + 1) / 2 + torch.arange(panels, dtype=torch.float64)[:, None]
+    return v.flatten() / panels, vectors[0].square().repeat(panels) / panels
 
 
-def exponential_moments(form: Form, h: float, count: int) -> list[float]:
-    """m_k = int_0^1 h e^(c h (1 - v)) v^k dv = h k! phi_(k+1)(c h)."""
-    return [h * math.factorial(k) * phi(k + 1, sign(form) * h) for k in range(count)]
+def interpolation_weights(nodes: Tensor, v: Tensor, gain: Tensor) -> Tensor:
+    """w_j = sum_q gain_q L_j(v_q) in each step, (steps, count): the integral of the polynomial through the nodes.
+
+    L_j(v) = prod_i (v - v_i) / (v - v_j) / prod_(i != j) (v_j - v_i)
+
+    Args:
+        nodes: v_j, (steps, count), NaN for those that do not exist yet: their weight is 0.
+        v: points of a quadrature between 0 and 1, none of them a node, (points,) or (steps, points).
+        gain: its weights, those of the integral's included, of the same shape.
+    """
+    missing = nodes.isnan()
+    gap = nodes[:, :, None] - nodes[:, None, :]
+    scale = torch.where(gap.abs() > 0, gap, 1.0).prod(2)
+    offset = (v[..., None, :] - nodes[:, :, None]).masked_fill_(missing[:, :, None], 1.0)
+    sums = ((gain * offset.prod(1))[:, None, :] / offset).sum(2)
+    return (sums / scale).masked_fill_(missing, 0.0)
 
 
-def adams_weights(c: float, h: float, nodes: Sequence[float]) -> list[float]:
-    """Weights of denoised at ``nodes``, in lam from the step's start: w_j = int_0^h c e^(c (u - h)) l_j(u) du."""
-    return interpolation_weights([node / h for node in nodes], exponential_moments("denoised", c * h, len(nodes)))
+def extrapolation(h: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights of the last two predictions in their line at half a step: 1 + h/(2h') and -h/(2h'), ' of the step before.
+
+    The first step, which has none before it, takes 1 and 0.
+    """
+    weight = torch.cat([h.new_zeros(1), h[1:] / (2 * h[:-1])])
+    return 1 + weight, -weight
 
 
-def scaled_nodes(variable: Sequence[float], k: int, count: int) -> list[float]:
-    """Nodes at the times k, k - 1, ..., of which there are ``count``: 0 at time k, 1 at time k + 1."""
-    width = variable[k + 1] - variable[k]
-    return [(variable[k - j] - variable[k]) / width for j in range(count)]
+def adams_weights(c: float, h: Tensor, nodes: Tensor) -> Tensor:
+    """Weights of denoised at ``nodes``: w_j = int_0^1 c h e^(c h (v - 1)) L_j(v) dv, (steps, count)."""
+    z = c * h[:, None]
+    v, weights = quadrature(panels_for(z))
+    return interpolation_weights(nodes, v, z * torch.exp(z * (v - 1)) * weights)
+
+
+def scaled_nodes(variable: Tensor, count: int, first: int = 0) -> Tensor:
+    """Nodes at the times k + first, k + first - 1, ... of step k: 0 at time k, 1 at time k + 1; (steps, count).
+
+    NaN where there is no such time.
+    """
+    padded = torch.cat([variable.new_full((count,), math.nan), variable])[first + 1 :]
+    latest_first = padded.unfold(0, count, 1)[: len(variable) - 1].flip(1)
+    return (latest_first - variable[:-1, None]) / variable.diff()[:, None]
+
+
+def table(a: Tensor, weights: Tensor) -> tuple[Row, ...]:
+    """The rows of a grid: a (steps,), weights (steps, count)."""
+    return tuple(zip(a.tolist(), weights.tolist(), strict=True))
+
+
+def noisy_table(sde: ForwardSDE, ts: Tensor, weights: Tensor) -> tuple[NoisyRow, ...]:
+    """The rows of a grid, the linear part of the reverse SDE and its noise exact: weights (steps, count) of denoised.
+
+    a = sigma(s)/sigma(t) e^-h,     std = sigma(s) sqrt((1 - e^-2h) / (t - s)),     h = lam(s) - lam(t)
+    """
+    sigma, h = sde.sigma(ts), sde.lam(ts).diff()
+    std = sigma[1:] * torch.sqrt(torch.expm1(-2 * h) / ts.diff())
+    return tuple(zip((sigma[1:] / sigma[:-1] * torch.exp(-h)).tolist(), weights.tolist(), std.tolist(), strict=True))
 
 
 def advance(
@@ -106,5 +154,16 @@ def advance(
         x_s = one_step(process, form, order - 1, x, t, s, first)
     else:
         a, weights = table[k]
-        x_s = combine(a, x, weights, values)
+        x_s = combine(a, x, weights[: len(values)], values)
     return x_s, State(table, k + 1, values[: order - 1])
+
+
+def advance_noisy(
+    process: ReverseProcess, count: int, x: Tensor, t: float, s: float, brownian: Any, state: State
+) -> tuple[Tensor, State]:
+    """One step of the reverse SDE by the last ``count`` denoised predictions."""
+    table, k, history = state
+    a, weights, std = table[k]
+    values = (process.denoised(x, t), *history)[:count]
+    x_s = combine(a, x, weights[: len(values)], values)
+    return x_s.add_(brownian.dw(t, s), alpha=std), State(table, k + 1, values[: count - 1])

@@ -1,10 +1,9 @@
 """Ancestral sampling: draws from the posterior of the forward chain."""
 
-import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from solvers.methods._exponential import combine
@@ -14,12 +13,11 @@ from solvers.registry import register
 from solvers.sde import ForwardSDE
 
 
-@lru_cache(maxsize=1 << 14)
-def _coefficients(sde: ForwardSDE, t: float, s: float) -> tuple[float, float, float]:
+def _coefficients(sde: ForwardSDE, t: Tensor, s: Tensor) -> tuple[Tensor, ...]:
     """x_s = a x + b noise + std dw."""
     ratio, b2 = sde.transition(t, s)
     sigma_t = sde.sigma(t)
-    return 1 / ratio, -b2 / (ratio * sigma_t), math.sqrt(b2 / (t - s)) * sde.sigma(s) / sigma_t
+    return 1 / ratio, -b2 / (ratio * sigma_t), torch.sqrt(b2 / (t - s)) * sde.sigma(s) / sigma_t
 
 
 @register
@@ -53,7 +51,7 @@ class Ancestral(SongPredictor):
     def step(
         self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any
     ) -> tuple[Tensor, Any]:
-        a, b, std = _coefficients(process.sde, t, s)
+        a, b, std = process.coefficients(_coefficients, t, s)
         return combine(a, x, (b, std), (process.noise(x, t), brownian.dw(t, s))), state
 
     def song(self, chain: Chain, t: float) -> Affine:

@@ -1,10 +1,9 @@
 """DDIM, from the probability flow (eta = 0) to ancestral sampling (eta = 1)."""
 
-import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from solvers.errors import UsageError
@@ -15,14 +14,14 @@ from solvers.sde import ForwardSDE
 from solvers.solver import FixedStepSolver
 
 
-@lru_cache(maxsize=1 << 14)
-def _coefficients(sde: ForwardSDE, t: float, s: float, eta: float) -> tuple[float, float, float]:
+def _coefficients(sde: ForwardSDE, t: Tensor, s: Tensor, eta: float) -> tuple[Tensor, ...]:
     """x_s = a x + b noise + std dw."""
     sigma_t, sigma_s = sde.sigma(t), sde.sigma(s)
     a = sde.alpha(s) / sde.alpha(t)
-    std = eta * sigma_s / sigma_t * math.sqrt(sde.transition(t, s)[1]) if eta else 0.0
-    b = math.sqrt(sigma_s**2 - std**2) - a * sigma_t
-    return a, b, std / math.sqrt(t - s) if eta else 0.0
+    if not eta:
+        return a, sigma_s - a * sigma_t, torch.zeros_like(a)
+    std = eta * sigma_s / sigma_t * torch.sqrt(sde.transition(t, s)[1])
+    return a, torch.sqrt(sigma_s**2 - std**2) - a * sigma_t, std / torch.sqrt(t - s)
 
 
 @register
@@ -66,7 +65,7 @@ class Ddim(FixedStepSolver):
     def step(
         self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any
     ) -> tuple[Tensor, Any]:
-        a, b, std = _coefficients(process.sde, t, s, self.eta)
+        a, b, std = process.coefficients(_coefficients, t, s, self.eta)
         x_s = combine(a, x, (b,), (process.noise(x, t),))
         if self.eta:
             x_s.add_(brownian.dw(t, s), alpha=std)

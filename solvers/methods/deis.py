@@ -17,7 +17,10 @@ from solvers.methods._multistep import (
     check,
     evaluations,
     interpolation_weights,
+    panels_for,
+    quadrature,
     scaled_nodes,
+    table,
 )
 from solvers.methods.lms import adams_table
 from solvers.process import ReverseProcess
@@ -27,40 +30,18 @@ from solvers.solver import FixedStepSolver
 
 Variant = Literal["tab", "rhoab"]
 
-# Gauss–Legendre nodes on (-1, 1) and weights in each panel of the quadrature, which is at most this wide in lam. The
-# integrand is analytic in lam up to a distance of pi/2, so that a panel is exact to rounding.
-PANEL = 1.0
-NODES = 12
-
-
-def _gauss_legendre(count: int) -> tuple[Tensor, Tensor]:
-    """Nodes and weights from the eigenvectors of the Jacobi matrix (Golub & Welsch 1969)."""
-    k = torch.arange(1, count, dtype=torch.float64)
-    beta = k / (4 * k.square() - 1).sqrt()
-    nodes, vectors = torch.linalg.eigh(torch.diag(beta, 1) + torch.diag(beta, -1))
-    return nodes, 2 * vectors[0].square()
-
 
 @lru_cache(maxsize=TABLES)
 def _tab_table(sde: ForwardSDE, times: tuple[float, ...], order: int) -> tuple[Row, ...]:
-    """Moments m_k = int v^k drho over each step, v = (r - t)/(s - t) the position of time r in it."""
-    nodes, weights = _gauss_legendre(NODES)
-    ts = torch.tensor(times, dtype=torch.float64)[:, None]
-    lam = sde.lam(ts[:-1])
-    h = sde.lam(ts[1:]) - lam
-    panels = int(h.abs().max() / PANEL) + 1
-    # Positions in each step and weights of all panels, in units of the step in lam, (steps, panels * NODES).
-    u = ((nodes + 1) / 2 + torch.arange(panels, dtype=torch.float64)[:, None]).flatten() / panels
-    gain = -h * torch.exp(-(lam + h * u)) * (weights / 2).repeat(panels) / panels
-    v = (sde.t_of_lam(lam + h * u) - ts[:-1]) / ts.diff(dim=0)
-    all_moments = torch.stack([(gain * v**i).sum(1) for i in range(order)], 1).tolist()
-    rows = []
-    for k, moments in enumerate(all_moments):
-        alpha = sde.alpha(times[k + 1])
-        count = min(order, k + 1)
-        unit = interpolation_weights(scaled_nodes(times, k, count), moments[:count])
-        rows.append(Row(alpha / sde.alpha(times[k]), tuple(alpha * w for w in unit)))
-    return tuple(rows)
+    """With v = (r - t)/(s - t) the position of time r in its step, w_j = int L_j(v) drho by quadrature in lam."""
+    ts = torch.tensor(times, dtype=torch.float64)
+    lam, alpha = sde.lam(ts), sde.alpha(ts)
+    h = lam.diff()[:, None]
+    u, weights = quadrature(panels_for(h))
+    lam = torch.addcmul(lam[:-1, None], h, u)
+    v = (sde.t_of_lam(lam) - ts[:-1, None]) / ts.diff()[:, None]
+    unit = interpolation_weights(scaled_nodes(ts, order), v, -h * torch.exp(-lam) * weights)
+    return table(alpha[1:] / alpha[:-1], alpha[1:, None] * unit)
 
 
 @register

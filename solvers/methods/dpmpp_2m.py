@@ -1,15 +1,14 @@
 """DPM-Solver++(2M): two-step exponential Adams method in log-SNR on the denoised prediction."""
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from solvers.methods._exponential import frame
-from solvers.methods._multistep import TABLES, Row, State, advance
+from solvers.methods._multistep import TABLES, Row, State, advance, extrapolation, table
 from solvers.process import ReverseProcess
 from solvers.registry import register
 from solvers.sde import ForwardSDE
@@ -18,15 +17,11 @@ from solvers.solver import FixedStepSolver
 
 @lru_cache(maxsize=TABLES)
 def _table(sde: ForwardSDE, times: tuple[float, ...]) -> tuple[Row, ...]:
-    rows, h_before = [], None
-    for t, s in pairwise(times):
-        a, b = frame(sde, "denoised", t, s)
-        h = sde.lam(s) - sde.lam(t)
-        gain = -b * math.expm1(-h)
-        weight = h / (2 * h_before) if h_before else 0.0
-        rows.append(Row(a, (gain * (1 + weight), -gain * weight) if h_before else (gain,)))
-        h_before = h
-    return tuple(rows)
+    ts = torch.tensor(times, dtype=torch.float64)
+    h = sde.lam(ts).diff()
+    a, b = frame(sde, "denoised", ts[:-1], ts[1:])
+    gain = -b * torch.expm1(-h)
+    return table(a, torch.stack([gain * weight for weight in extrapolation(h)], 1))
 
 
 @register

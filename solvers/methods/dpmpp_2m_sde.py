@@ -1,14 +1,25 @@
 """DPM-Solver++(2M) SDE: two-step exponential method in log-SNR with noise."""
 
-import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
+from solvers.methods._multistep import TABLES, NoisyRow, State, advance_noisy, extrapolation, noisy_table
 from solvers.process import ReverseProcess
 from solvers.registry import register
+from solvers.sde import ForwardSDE
 from solvers.solver import FixedStepSolver
+
+
+@lru_cache(maxsize=TABLES)
+def _table(sde: ForwardSDE, times: tuple[float, ...]) -> tuple[NoisyRow, ...]:
+    ts = torch.tensor(times, dtype=torch.float64)
+    h = sde.lam(ts).diff()
+    gain = -sde.alpha(ts[1:]) * torch.expm1(-2 * h)
+    return noisy_table(sde, ts, torch.stack([gain * weight for weight in extrapolation(h)], 1))
 
 
 @register
@@ -33,18 +44,10 @@ class Dpmpp2mSde(FixedStepSolver):
     def nfe(self, steps: int) -> int:
         return steps
 
+    def init(self, process: ReverseProcess, x: Tensor, ts: Tensor) -> State:
+        return State(_table(process.sde, tuple(ts.tolist())), 0, ())
+
     def step(
         self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any
     ) -> tuple[Tensor, Any]:
-        sde = process.sde
-        h = sde.lam(s) - sde.lam(t)
-        denoised = process.denoised(x, t)
-        sigma_s, gain = sde.sigma(s), -math.expm1(-2 * h)
-        x_s = sigma_s / sde.sigma(t) * math.exp(-h) * x + sigma_s * math.sqrt(gain / (t - s)) * brownian.dw(t, s)
-        gain *= sde.alpha(s)
-        if state is None:
-            return x_s + gain * denoised, (h, denoised)
-        h_before, denoised_before = state
-        weight = h / (2 * h_before)
-        x_s = x_s + gain * (1 + weight) * denoised - gain * weight * denoised_before
-        return x_s, (h, denoised)
+        return advance_noisy(process, 2, x, t, s, brownian, state)

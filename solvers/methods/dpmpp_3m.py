@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from solvers.methods._exponential import frame
@@ -12,12 +13,12 @@ from solvers.methods._multistep import (
     Row,
     Start,
     State,
+    adams_weights,
     advance,
     check,
     evaluations,
-    exponential_moments,
-    interpolation_weights,
     scaled_nodes,
+    table,
 )
 from solvers.process import ReverseProcess
 from solvers.registry import register
@@ -27,14 +28,10 @@ from solvers.solver import FixedStepSolver
 
 @lru_cache(maxsize=TABLES)
 def _table(sde: ForwardSDE, times: tuple[float, ...], order: int) -> tuple[Row, ...]:
-    lams = [sde.lam(t) for t in times]
-    rows = []
-    for k in range(len(times) - 1):
-        count = min(order, k + 1)
-        a, b = frame(sde, "denoised", times[k], times[k + 1])
-        moments = exponential_moments("denoised", lams[k + 1] - lams[k], count)
-        rows.append(Row(a, tuple(b * w for w in interpolation_weights(scaled_nodes(lams, k, count), moments))))
-    return tuple(rows)
+    ts = torch.tensor(times, dtype=torch.float64)
+    lam = sde.lam(ts)
+    a, b = frame(sde, "denoised", ts[:-1], ts[1:])
+    return table(a, b[:, None] * adams_weights(1.0, lam.diff(), scaled_nodes(lam, order)))
 
 
 @register

@@ -1,47 +1,33 @@
 """DPM-Solver++(3M) SDE: three-step exponential Adams method in log-SNR with noise."""
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from solvers.methods._exponential import combine
-from solvers.methods._multistep import TABLES, adams_weights
+from solvers.methods._multistep import (
+    TABLES,
+    NoisyRow,
+    State,
+    adams_weights,
+    advance_noisy,
+    noisy_table,
+    scaled_nodes,
+)
 from solvers.process import ReverseProcess
 from solvers.registry import register
 from solvers.sde import ForwardSDE
 from solvers.solver import FixedStepSolver
 
 
-class Row(NamedTuple):
-    """One step: x_s = a x + sum_i weights[i] denoised_i + std dw."""
-
-    a: float
-    weights: tuple[float, ...]
-    std: float
-
-
-class State(NamedTuple):
-    """Table of the grid, number of the step, denoised predictions before it (latest first)."""
-
-    table: tuple[Row, ...]
-    k: int
-    history: tuple[Tensor, ...]
-
-
 @lru_cache(maxsize=TABLES)
-def _table(sde: ForwardSDE, times: tuple[float, ...]) -> tuple[Row, ...]:
-    lams = [sde.lam(t) for t in times]
-    rows = []
-    for k in range(len(times) - 1):
-        (t, s), h = times[k : k + 2], lams[k + 1] - lams[k]
-        weights = adams_weights(2.0, h, [lams[k - j] - lams[k] for j in range(min(3, k + 1))])
-        sigma_s, alpha_s = sde.sigma(s), sde.alpha(s)
-        std = sigma_s * math.sqrt(-math.expm1(-2 * h) / (t - s))
-        rows.append(Row(sigma_s / sde.sigma(t) * math.exp(-h), tuple(alpha_s * w for w in weights), std))
-    return tuple(rows)
+def _table(sde: ForwardSDE, times: tuple[float, ...]) -> tuple[NoisyRow, ...]:
+    ts = torch.tensor(times, dtype=torch.float64)
+    lam = sde.lam(ts)
+    weights = adams_weights(2.0, lam.diff(), scaled_nodes(lam, 3))
+    return noisy_table(sde, ts, sde.alpha(ts[1:])[:, None] * weights)
 
 
 @register
@@ -76,7 +62,4 @@ class Dpmpp3mSde(FixedStepSolver):
     def step(
         self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any
     ) -> tuple[Tensor, Any]:
-        (a, weights, std), history = state.table[state.k], state.history
-        history = (process.denoised(x, t), *history)[:3]
-        x_s = combine(a, x, (std, *weights), (brownian.dw(t, s), *history))
-        return x_s, State(state.table, state.k + 1, history)
+        return advance_noisy(process, 3, x, t, s, brownian, state)

@@ -7,7 +7,14 @@ from torch import Tensor
 
 from solvers.process import ReverseProcess
 from solvers.registry import register
+from solvers.sde import ForwardSDE, scaled
 from solvers.solver import FixedStepSolver
+
+
+def _coefficients(sde: ForwardSDE, t: Tensor, s: Tensor) -> tuple[Tensor, ...]:
+    """x_e = a x + weight noise."""
+    a = sde.alpha(s) / sde.alpha(t)
+    return a, sde.sigma(s) - a * sde.sigma(t)
 
 
 @register
@@ -37,10 +44,8 @@ class EdmHeun(FixedStepSolver):
     def step(
         self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any
     ) -> tuple[Tensor, Any]:
-        sde = process.sde
-        ratio = sde.alpha(s) / sde.alpha(t)
-        weight = sde.sigma(s) - ratio * sde.sigma(t)
+        a, weight = process.coefficients(_coefficients, t, s)
         noise = process.noise(x, t)
-        x = ratio * x
+        x = scaled(a, x)
         half = x.add(noise, alpha=weight / 2)
         return half.add(process.noise(x.add(noise, alpha=weight), s), alpha=weight / 2), state

@@ -6,9 +6,17 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from solvers.methods._exponential import combine
 from solvers.methods._song import Affine, Chain, Discretisation, SongPredictor
 from solvers.process import ReverseProcess
 from solvers.registry import register
+from solvers.sde import ForwardSDE
+
+
+def _coefficients(sde: ForwardSDE, t: Tensor, s: Tensor) -> tuple[Tensor, ...]:
+    """x_s = a x + b score + g dw."""
+    dt = s - t
+    return 1 + dt * sde.drift_coefficient(t), -dt * sde.diffusion_squared(t), sde.diffusion(t)
 
 
 @register
@@ -40,9 +48,8 @@ class EulerMaruyama(SongPredictor):
     def step(
         self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any
     ) -> tuple[Tensor, Any]:
-        sde, dt = process.sde, s - t
-        drift = (1 + dt * sde.drift_coefficient(t)) * x - dt * sde.diffusion_squared(t) * process.score(x, t)
-        return drift + sde.diffusion(t) * brownian.dw(t, s), state
+        a, b, g = process.coefficients(_coefficients, t, s)
+        return combine(a, x, (b, g), (process.score(x, t), brownian.dw(t, s))), state
 
     def song(self, chain: Chain, t: float) -> Affine:
         a, b2 = chain.euler(t)

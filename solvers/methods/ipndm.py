@@ -1,42 +1,18 @@
 """iPNDM: Adams–Bashforth combinations of the noise prediction carried by DDIM steps."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor
 
 from solvers.errors import unknown_name
-from solvers.methods._multistep import (
-    TABLES,
-    Row,
-    Start,
-    State,
-    advance,
-    check,
-    evaluations,
-    interpolation_weights,
-    scaled_nodes,
-)
+from solvers.methods._multistep import Start, State, advance, check, evaluations
+from solvers.methods.lms import adams_table
 from solvers.process import ReverseProcess
 from solvers.registry import register
-from solvers.sde import ForwardSDE
 from solvers.solver import FixedStepSolver
 
 Coefficients = Literal["variable", "fixed"]
-
-
-@lru_cache(maxsize=TABLES)
-def _table(sde: ForwardSDE, times: tuple[float, ...], order: int, coefficients: Coefficients) -> tuple[Row, ...]:
-    taus = [sde.sigma(t) / sde.alpha(t) for t in times]
-    rows = []
-    for k in range(len(times) - 1):
-        count = min(order, k + 1)
-        nodes = scaled_nodes(taus, k, count) if coefficients == "variable" else [-float(j) for j in range(count)]
-        width = sde.alpha(times[k + 1]) * (taus[k + 1] - taus[k])
-        mean = interpolation_weights(nodes, [1 / (i + 1) for i in range(count)])
-        rows.append(Row(sde.alpha(times[k + 1]) / sde.alpha(times[k]), tuple(width * w for w in mean)))
-    return tuple(rows)
 
 
 @register
@@ -92,7 +68,7 @@ class Ipndm(FixedStepSolver):
         return evaluations(steps, self.order, self.start)
 
     def init(self, process: ReverseProcess, x: Tensor, ts: Tensor) -> State:
-        return State(_table(process.sde, tuple(ts.tolist()), self.order, self.coefficients), 0, ())
+        return State(adams_table(process.sde, tuple(ts.tolist()), self.order, self.coefficients == "fixed"), 0, ())
 
     def step(
         self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from solvers.methods._multistep import (
@@ -15,7 +16,9 @@ from solvers.methods._multistep import (
     check,
     evaluations,
     interpolation_weights,
+    quadrature,
     scaled_nodes,
+    table,
 )
 from solvers.process import ReverseProcess
 from solvers.registry import register
@@ -24,17 +27,14 @@ from solvers.solver import FixedStepSolver
 
 
 @lru_cache(maxsize=TABLES)
-def adams_table(sde: ForwardSDE, times: tuple[float, ...], order: int) -> tuple[Row, ...]:
-    """Weights of the Adams–Bashforth method in tau on a grid."""
-    alphas = [sde.alpha(t) for t in times]
-    taus = [sde.sigma(t) / alpha for t, alpha in zip(times, alphas, strict=True)]
-    rows = []
-    for k in range(len(times) - 1):
-        count = min(order, k + 1)
-        width = alphas[k + 1] * (taus[k + 1] - taus[k])
-        unit = interpolation_weights(scaled_nodes(taus, k, count), [1 / (i + 1) for i in range(count)])
-        rows.append(Row(alphas[k + 1] / alphas[k], tuple(width * w for w in unit)))
-    return tuple(rows)
+def adams_table(sde: ForwardSDE, times: tuple[float, ...], order: int, even: bool = False) -> tuple[Row, ...]:
+    """Rows of the Adams–Bashforth method in tau on a grid; ``even``: its weights as if steps of tau were equal."""
+    ts = torch.tensor(times, dtype=torch.float64)
+    alpha = sde.alpha(ts)
+    tau = sde.sigma(ts) / alpha
+    nodes = scaled_nodes(torch.arange(len(ts), dtype=torch.float64) if even else tau, order)
+    means = interpolation_weights(nodes, *quadrature(1))
+    return table(alpha[1:] / alpha[:-1], (alpha[1:] * tau.diff())[:, None] * means)
 
 
 @register

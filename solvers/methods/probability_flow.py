@@ -5,9 +5,17 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from solvers.methods._exponential import combine
 from solvers.methods._song import Affine, Chain, Discretisation, SongPredictor
 from solvers.process import ReverseProcess
 from solvers.registry import register
+from solvers.sde import ForwardSDE
+
+
+def _coefficients(sde: ForwardSDE, t: Tensor, s: Tensor) -> tuple[Tensor, ...]:
+    """x_s = a x + b score."""
+    a, b2 = sde.transition(t, s)
+    return 2 - a, b2 / 2
 
 
 @register
@@ -41,8 +49,8 @@ class ProbabilityFlow(SongPredictor):
     def step(
         self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any
     ) -> tuple[Tensor, Any]:
-        a, b2 = process.sde.transition(t, s)
-        return (2 - a) * x + b2 / 2 * process.score(x, t), state
+        a, b = process.coefficients(_coefficients, t, s)
+        return combine(a, x, (b,), (process.score(x, t),)), state
 
     def song(self, chain: Chain, t: float) -> Affine:
         scale, gain, _ = chain.reverse(t)

@@ -1,14 +1,22 @@
 """Reverse diffusion: the reverse SDE discretised as the forward chain is."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
+from solvers.methods._exponential import combine
 from solvers.methods._song import Affine, Chain, Discretisation, SongPredictor
 from solvers.process import ReverseProcess
 from solvers.registry import register
+from solvers.sde import ForwardSDE
+
+
+def _coefficients(sde: ForwardSDE, t: Tensor, s: Tensor) -> tuple[Tensor, ...]:
+    """x_s = a x + b score + std dw."""
+    a, b2 = sde.transition(t, s)
+    return 2 - a, b2, torch.sqrt(b2 / (t - s))
 
 
 @register
@@ -41,9 +49,8 @@ class ReverseDiffusion(SongPredictor):
     def step(
         self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any
     ) -> tuple[Tensor, Any]:
-        a, b2 = process.sde.transition(t, s)
-        mean = (2 - a) * x + b2 * process.score(x, t)
-        return mean + math.sqrt(b2 / (t - s)) * brownian.dw(t, s), state
+        a, b, std = process.coefficients(_coefficients, t, s)
+        return combine(a, x, (b, std), (process.score(x, t), brownian.dw(t, s))), state
 
     def song(self, chain: Chain, t: float) -> Affine:
         return chain.reverse(t)

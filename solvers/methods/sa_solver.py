@@ -5,26 +5,22 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor
 
 from solvers.errors import UsageError, unknown_name
 from solvers.methods._exponential import combine
-from solvers.methods._multistep import TABLES, adams_weights
+from solvers.methods._multistep import TABLES, adams_weights, scaled_nodes
 from solvers.process import ReverseProcess
 from solvers.registry import register
-from solvers.sde import ForwardSDE
+from solvers.sde import ForwardSDE, scaled
 from solvers.solver import FixedStepSolver
 
 Start = Literal["ramp", "runge_kutta"]
 
 
-class _Row(NamedTuple):
-    """One step: a x + std dw, to which predictor and corrector add their sums over evaluations (latest first)."""
-
-    a: float
-    std: float
-    predictor: tuple[float, ...]
-    corrector: tuple[float, ...]
+_Row = tuple[float, float, list[float], list[float]]
+"""One step: a and std of a x + std dw, weights that predictor and corrector give evaluations (latest first)."""
 
 
 class _State(NamedTuple):
@@ -39,23 +35,21 @@ class _State(NamedTuple):
 def _table(
     sde: ForwardSDE, times: tuple[float, ...], predictor_order: int, corrector_order: int, tau: float
 ) -> tuple[_Row, ...]:
-    lams = [sde.lam(t) for t in times]
+    ts = torch.tensor(times, dtype=torch.float64)
+    lam, sigma = sde.lam(ts), sde.sigma(ts)
+    h = lam.diff()
 
-    def weights(k: int, first: int, order: int) -> tuple[float, ...]:
-        """Of so many evaluations at the times first, first - 1, ..., over the step from k."""
-        known = lams[max(first - order + 1, 0) : first + 1][::-1]
-        unit = adams_weights(1 + tau**2, lams[k + 1] - lams[k], [lam - lams[k] for lam in known])
-        return tuple(sde.alpha(times[k + 1]) * w for w in unit)
+    def weights(order: int, first: int) -> list[list[float]]:
+        """Of so many evaluations at the times k + first, k + first - 1, ..., over the step from k."""
+        unit = adams_weights(1 + tau**2, h, scaled_nodes(lam, order, first))
+        weighted: list[list[float]] = (sde.alpha(ts[1:])[:, None] * unit).tolist()
+        return weighted
 
-    rows = []
-    for k in range(len(times) - 1):
-        (t, s), h = times[k : k + 2], lams[k + 1] - lams[k]
-        std = sde.sigma(s) * math.sqrt(-math.expm1(-2 * tau**2 * h) / (t - s)) if tau else 0.0
-        last = k == len(times) - 2
-        corrector = () if last or not corrector_order else weights(k, k + 1, corrector_order)
-        a = sde.sigma(s) / sde.sigma(t) * math.exp(-(tau**2) * h)
-        rows.append(_Row(a, std, weights(k, k, predictor_order), corrector))
-    return tuple(rows)
+    a = sigma[1:] / sigma[:-1] * torch.exp(-(tau**2) * h)
+    std = sigma[1:] * torch.sqrt(torch.expm1(-2 * tau**2 * h) / ts.diff())
+    corrector = weights(corrector_order, 1) if corrector_order else [[]] * len(h)
+    corrector[-1] = []
+    return tuple(zip(a.tolist(), std.tolist(), weights(predictor_order, 0), corrector, strict=True))
 
 
 @register
@@ -159,15 +153,21 @@ class SaSolver(FixedStepSolver):
             history = (process.denoised(x, t), *history)[:4]
         if k < self._starting:
             return _runge_kutta(process, x, t, s, history[0]), _State(table, k + 1, history)
-        row = table[k]
-        x = row.a * x
+        a, std, predictor, corrector = table[k]
+        x = scaled(a, x)
         if self.tau:
-            x.add_(brownian.dw(t, s), alpha=row.std)
-        x_s = combine(1.0, x, row.predictor, history[: self.predictor_order])
-        if row.corrector:
+            x.add_(brownian.dw(t, s), alpha=std)
+        x_s = _plus(x, predictor, history)
+        if corrector:
             history = (process.denoised(x_s, s), *history)[:4]
-            x_s = combine(1.0, x, row.corrector, history[: self.corrector_order])
+            x_s = _plus(x, corrector, history)
         return x_s, _State(table, k + 1, history)
+
+
+def _plus(x: Tensor, weights: list[float], values: tuple[Tensor, ...]) -> Tensor:
+    """x and as many weighted values as there are of both."""
+    count = min(len(weights), len(values))
+    return combine(1.0, x, weights[:count], values[:count])
 
 
 def _runge_kutta(process: ReverseProcess, x: Tensor, t: float, s: float, denoised: Tensor) -> Tensor:

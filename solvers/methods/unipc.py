@@ -1,10 +1,10 @@
 """UniPC: exponential multistep predictor and corrector in log-SNR, one evaluation for both."""
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor
 
 from solvers.errors import UsageError, unknown_name
@@ -13,10 +13,10 @@ from solvers.methods._multistep import (
     TABLES,
     Row,
     Start,
+    adams_weights,
     check,
-    exponential_moments,
-    interpolation_weights,
     scaled_nodes,
+    table,
 )
 from solvers.process import ReverseProcess
 from solvers.registry import register
@@ -36,34 +36,31 @@ class _State(NamedTuple):
     history: tuple[Tensor, ...]
 
 
-def _weights(nodes: list[float], h: float, variant: Variant) -> list[float]:
-    """Weights of the predictions at the nodes; in the first power of e the published forms take a_1 = 1/2."""
-    if len(nodes) == 2 and variant != "vary_coeff":
-        (current, other), gain = nodes, -math.expm1(-h)
-        slope = (h if variant == "bh1" else gain) / 2 / (other - current)
-        return [gain - slope, slope]
-    return interpolation_weights(nodes, exponential_moments("denoised", h, len(nodes)))
+def _weights(nodes: Tensor, h: Tensor, variant: Variant) -> Tensor:
+    """Weights of the predictions at the nodes, the current one first; (steps, count)."""
+    weights = adams_weights(1.0, h, nodes)
+    if variant == "vary_coeff" or nodes.shape[1] == 1:
+        return weights
+    # Where there are two, in the first power of e, the published forms take a_1 = 1/2.
+    gain = -torch.expm1(-h)
+    slope = (h if variant == "bh1" else gain) / (2 * nodes[:, 1])
+    two = nodes.isfinite().sum(1, keepdim=True) == 2
+    weights[:, :2] = torch.where(two, torch.stack([gain - slope, slope], 1), weights[:, :2])
+    return weights
 
 
 @lru_cache(maxsize=TABLES)
 def _tables(
-    sde: ForwardSDE, times: tuple[float, ...], order: int, variant: Variant, skipped: int
+    sde: ForwardSDE, times: tuple[float, ...], order: int, variant: Variant
 ) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
-    lams = [sde.lam(t) for t in times]
-    predictors, correctors = [], []
-    for k in range(len(times) - 1):
-        h = lams[k + 1] - lams[k]
-        count = min(order, k + 1)
-        a, b = frame(sde, "denoised", times[k], times[k + 1])
-        nodes = scaled_nodes(lams, k, count)
-        predictors.append(Row(a, tuple(b * w for w in _weights(nodes, h, variant))))
-        if k >= skipped:
-            # The new prediction stands second here, next to the current one.
-            w = _weights([nodes[0], 1.0, *nodes[1:]], h, variant)
-            correctors.append(Row(a, tuple(b * v for v in (w[1], w[0], *w[2:]))))
-        else:
-            correctors.append(Row(a, ()))
-    return tuple(predictors), tuple(correctors)
+    ts = torch.tensor(times, dtype=torch.float64)
+    lam = sde.lam(ts)
+    h, nodes = lam.diff(), scaled_nodes(lam, order)
+    a, b = frame(sde, "denoised", ts[:-1], ts[1:])
+    # The new prediction stands second here, next to the current one, and first in the table.
+    corrector = _weights(torch.cat([nodes[:, :1], torch.ones_like(nodes[:, :1]), nodes[:, 1:]], 1), h, variant)
+    corrector[:, :2] = corrector[:, :2].flip(1)
+    return table(a, b[:, None] * _weights(nodes, h, variant)), table(a, b[:, None] * corrector)
 
 
 @register
@@ -145,8 +142,7 @@ class Unipc(FixedStepSolver):
         return steps + (self.order - 2) * min(steps, self._started)
 
     def init(self, process: ReverseProcess, x: Tensor, ts: Tensor) -> _State:
-        times = tuple(ts.tolist())
-        tables = _tables(process.sde, times, self.predictor_order, self.variant, self._started)
+        tables = _tables(process.sde, tuple(ts.tolist()), self.predictor_order, self.variant)
         return _State(*tables, 0, None, ())
 
     def step(
@@ -157,10 +153,11 @@ class Unipc(FixedStepSolver):
         values = (denoised, *history)
         if self.corrector and k > self._started:
             a, weights = correctors[k - 1]
-            x = combine(a, x_before, weights, values[: len(weights)])
+            x = combine(a, x_before, weights[: len(values)], values)
         if k < self._started:
             x_s = one_step(process, "denoised", self.order - 1, x, t, s, denoised)
         else:
             a, weights = predictors[k]
-            x_s = combine(a, x, weights, values[: len(weights)])
+            values = values[: self.predictor_order]
+            x_s = combine(a, x, weights[: len(values)], values)
         return x_s, _State(predictors, correctors, k + 1, x, values[: self.predictor_order])
