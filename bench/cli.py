@@ -151,30 +151,6 @@ def likelihood(
 
 
 @app.command()
-def compare(
-    before: Annotated[Path, typer.Argument(metavar="DIR_A", help="folder of a run")],
-    after: Annotated[Path, typer.Argument(metavar="DIR_B", help="folder of a run of the same matrix")],
-    as_json: Annotated[bool, typer.Option("--json", help="as one JSON object")] = False,
-) -> None:
-    """Judge run B against run A, cell by matched cell; exit code 0: none is worse, 1: one is, 2: cannot compare."""
-    from bench.comparison import compare_runs
-    from bench.comparison_tables import as_json as written
-    from bench.comparison_tables import decided_table, notes
-
-    found = compare_runs(before, after)
-    if as_json:
-        sys.stdout.write(json.dumps(written(found), indent=1) + "\n")
-    else:
-        table = decided_table(found)
-        if table is not None:
-            out.print(table)
-        for note in notes(found):
-            out.print(note, markup=False, highlight=False, soft_wrap=True)
-    if found.count("worse"):
-        raise typer.Exit(1)
-
-
-@app.command()
 def encode(
     checkpoint: Annotated[str, typer.Argument(help="name of a checkpoint, see `list checkpoints`")],
     out_folder: Annotated[Path, typer.Option("--out", help="folder for figures and table")] = Path("results/encoding"),
@@ -196,6 +172,30 @@ def encode(
     model = CheckpointModel(checkpoint, data, resolve_device(device), folder)
     for path in write_encoding(model, solver, nfe, n, seed, out_folder):
         out.print(path, soft_wrap=True, markup=False, highlight=False)
+
+
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="DIR_A", help="folder of a run")],
+    after: Annotated[Path, typer.Argument(metavar="DIR_B", help="folder of a run of the same matrix")],
+    as_json: Annotated[bool, typer.Option("--json", help="as one JSON object")] = False,
+) -> None:
+    """Judge run B against run A, cell by matched cell; exit code 0: none is worse, 1: one is, 2: cannot compare."""
+    from bench.comparison import compare_runs
+    from bench.comparison_tables import as_json as written
+    from bench.comparison_tables import decided_table, notes
+
+    found = compare_runs(before, after)
+    if as_json:
+        sys.stdout.write(json.dumps(written(found), indent=1) + "\n")
+    else:
+        table = decided_table(found)
+        if table is not None:
+            out.print(table)
+        for note in notes(found):
+            out.print(note, markup=False, highlight=False, soft_wrap=True)
+    if found.count("worse"):
+        raise typer.Exit(1)
 
 
 @app.command(name="list")

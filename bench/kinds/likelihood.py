@@ -47,8 +47,8 @@ class Likelihood(Kind):
     """From data at t_min_likelihood up to t_max.
 
     On a problem whose density is known: n draws of the law at t_min_likelihood, the divergence and the law at t_max
-    exact. On images: the first n held-out ones, dequantised, with Rademacher probes; two draws of two probes unless
-    the cell says.
+    exact. On images: the first n held-out ones, dequantised, with Rademacher probes; two draws of two probes each,
+    unless the cell says otherwise.
     """
 
     key: ClassVar[str] = "likelihood"
