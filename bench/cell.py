@@ -17,6 +17,7 @@ from bench.metrics.metric import Metric, Outcome, get_metric
 from bench.problems.problem import Problem, get_problem
 from bench.record import CellSpec, Cost, MetricValue, Record, Status
 from bench.store import Store
+from bench.trial import last_step_of
 from pretrained import provenance
 from solvers.errors import DivergenceError
 from solvers.grids import make_grid
@@ -111,8 +112,7 @@ def _measure(
             return failure(spec, "skipped", reason), None
         steps = solver.steps_for(spec.budget)
     ts = make_grid(spec.grid if steps else "uniform", problem.sde, steps or 1)
-    # No noise in the last step of a stochastic solver on a grid; otherwise the last state is kept.
-    last: LastStep = "mean" if solver.stochastic and not solver.adaptive else "keep"
+    last = last_step_of(solver)
     start = problem.prior(spec.n, spec.seed)
 
     began = environment.now(problem.device)

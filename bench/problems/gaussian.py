@@ -44,6 +44,10 @@ class Gaussian(FlowProblem):
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
         return alpha * self.mean, alpha**2 * self.var + sigma**2
 
+    def moments(self, t: float) -> tuple[Tensor, Tensor]:
+        mean, var = self.law(t)
+        return mean, var.diag()
+
     def process(self) -> ReverseProcess:
         return ReverseProcess(self.sde, self._score, "score")
 
@@ -66,6 +70,5 @@ class Gaussian(FlowProblem):
         return mean_s + (var_s / var_t).sqrt() * (x - mean_t)
 
     def log_density(self, x: Tensor, t: float) -> Tensor:
-        """log p_t(x) in nats, shape (n,)."""
         mean, var = self.law(t)
         return -((x - mean).square() / var + (2 * math.pi * var).log()).sum(1) / 2

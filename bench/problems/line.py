@@ -39,6 +39,16 @@ class Line2d(Problem):
         # Columns: along and across the line.
         self.axes = torch.tensor([[1.0, -1.0], [1.0, 1.0]], dtype=self.dtype, device=self.device) / 2**0.5
 
+    def moments(self, t: float) -> tuple[Tensor, Tensor]:
+        centres, weights = self.modes(t)
+        along = self.axes[:, :1] @ self.axes[:, :1].T
+        noise = self.sde.sigma(t) ** 2 * torch.eye(2).to(centres)
+        cov = torch.cov(centres.T, correction=0, aweights=weights) + (self.sde.alpha(t) * self.std) ** 2 * along + noise
+        return weights @ centres, cov
+
+    def modes(self, t: float) -> tuple[Tensor, Tensor]:
+        return self.sde.alpha(t) * self.centres[:, None] * self.axes[:, 0], self.weights
+
     def process(self) -> ReverseProcess:
         return ReverseProcess(self.sde, self._score, "score")
 
