@@ -43,6 +43,7 @@ class Solve:
     evaluations: list[Evaluations]
     seconds: float
     peak_memory: int | None
+    energy: float | None
 
 
 @lru_cache(maxsize=2)
@@ -148,6 +149,7 @@ def _solve(spec: CellSpec, problem: Problem, solver: Solver, start: Tensor, ts: 
     size = spec.batch_size or spec.n
     parts, evaluations = [], []
     environment.reset_peak_memory(problem.device)
+    joules = environment.energy(problem.device)
     began = environment.now(problem.device)
     for first in range(0, spec.n, size):
         chunk = start[first : first + size]
@@ -157,7 +159,9 @@ def _solve(spec: CellSpec, problem: Problem, solver: Solver, start: Tensor, ts: 
         evaluations.append(process.evaluations)
     samples = torch.cat(parts)
     seconds = environment.now(problem.device) - began
-    return Solve(samples, evaluations, seconds, environment.peak_memory(problem.device))
+    after = environment.energy(problem.device)
+    taken = None if joules is None or after is None else after - joules
+    return Solve(samples, evaluations, seconds, environment.peak_memory(problem.device), taken)
 
 
 def _warm_up(spec: CellSpec, problem: Problem, solver: Solver, ts: Tensor, last: LastStep) -> None:
@@ -233,4 +237,5 @@ def _cost(
         warm_up_seconds=warm_up_seconds,
         metric_seconds=metric_seconds,
         peak_memory_bytes=solve.peak_memory,
+        energy_joules=solve.energy,
     )

@@ -13,8 +13,10 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.bias_figure import bias_figures
 from bench.metrics.metric import metric_classes
 from bench.problems.digits import Digits
+from bench.problems.problem import problem_classes
 from bench.record import Record
 from bench.store import Store
 from bench.tables import leaderboards, settings_text, summary_table
@@ -25,6 +27,8 @@ MARKERS = "osD^vP*X<>"
 AROUND = 2
 # Images a solver and budget in the sample grid.
 SHOWN = 6
+# Metrics of a problem that are drawn against seconds too.
+TIMED = 2
 
 
 Looks = dict[str, tuple[Any, str]]
@@ -36,7 +40,7 @@ def write_figures(table: pd.DataFrame, records: list[Record], store: Store, fold
     mpl.use("Agg")
     sns.set_theme(style="whitegrid", context="paper")
     paths = []
-    for name, figure in [*_curves(table), *_sample_grids(records, store)]:
+    for name, figure in [*_curves(table), *bias_figures(records, store), *_sample_grids(records, store)]:
         for suffix in (".png", ".svg"):
             # A fixed salt and no date: the same records give the same file.
             with mpl.rc_context({"svg.hashsalt": "scorebench"}):
@@ -55,7 +59,11 @@ def _curves(table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     for board in leaderboards(table):
         points = summary[(summary.problem == board.problem) & (summary.metric == board.metric) & summary.value.notna()]
         if len(points):
-            for x, label in (("nfe", "network evaluations a sample (counted)"), ("seconds", "seconds a solve")):
+            # Most metrics share their cells' seconds: the first ones show them, and those with a solve of their own.
+            first = board.metric in problem_classes()[board.problem].metrics[:TIMED]
+            own = table[table.metric == board.metric].own_seconds.notna().any()
+            axes = [("nfe", "network evaluations a sample (counted)"), ("seconds", "seconds a solve")]
+            for x, label in axes if first or own else axes[:1]:
                 yield f"{board.problem}_{board.metric}_{x}", _curve(points, board.title, x, label, looks)
 
 
@@ -72,6 +80,7 @@ def _curve(points: pd.DataFrame, title: str, x: str, label: str, looks: Looks) -
     grids = sorted(fixed, key=lambda grid: (-points[points.grid == grid].solver.nunique(), grid))
     panels = [grids[:1], grids[1:]] if len(grids) > 1 else [grids]
     figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels) + 2, 4.2), sharey=True, squeeze=False)
+    cut = metric.direction == "none" and metric.limits[0] < 0 and points.floor.notna().any()
     for axis, shown in zip(axes[0], panels, strict=True):
         styles = dict(zip(shown, ("-", "--", "-.", (0, (1, 1))), strict=False))
         panel = points[points.grid.isin([*shown, ADAPTIVE])]
@@ -86,7 +95,10 @@ def _curve(points: pd.DataFrame, title: str, x: str, label: str, looks: Looks) -
         axis.set(xscale="log", xlabel=label, title=f"grid: {heading}" if heading else ADAPTIVE)
         if metric.limits[0] >= 0:
             axis.set_yscale("log")
-        elif points.floor.notna().any():
+        elif not cut:
+            # Unbiased estimates of distances, below zero where nothing is told apart.
+            axis.set_yscale("symlog", linthresh=max(2 * float(points.standard_error.median()), 1e-12))
+        else:
             axis.set_ylim(points.floor.mean() - AROUND, points.floor.mean() + AROUND)
         if x == "nfe":
             ticks = sorted({int(budget) for budget in points.budget.dropna()})
@@ -96,8 +108,7 @@ def _curve(points: pd.DataFrame, title: str, x: str, label: str, looks: Looks) -
     handles: dict[str, Artist] = {}
     for axis in axes[0]:
         handles |= {text: handle for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
-    cut = "" if metric.limits[0] >= 0 else f"; values further than {AROUND} from the dashed line are not shown"
-    figure.suptitle(title + cut)
+    figure.suptitle(f"{title}; values further than {AROUND} from the dashed line are not shown" if cut else title)
     figure.tight_layout(rect=(0, 0, 1 - 2 / figure.get_figwidth(), 1))
     figure.legend(list(handles.values()), list(handles), loc="center right", frameon=False)
     return figure

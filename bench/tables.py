@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench.metrics.features import REFERENCE, FeatureMetric
 from bench.metrics.metric import metric_classes
 from bench.problems.problem import problem_classes
 from bench.record import Cost, MetricValue, Record
@@ -19,6 +20,8 @@ POINT = [*ROW, "budget", "tolerance"]
 
 # Two values differ when they lie this many standard errors of their difference apart (95 %, two-sided, unpaired).
 SEPARATE = 1.96
+# Flags told below a leaderboard; the long table has all.
+FLAGS_SHOWN = 3
 
 
 def settings_text(solver: str, settings: dict[str, Any]) -> str:
@@ -35,9 +38,12 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
     A cell without a result has a row for each metric of its problem, blank with the reason.
 
     Raises:
-        UsageError: a record's problem is not registered, or two records differ in what no column of a report shows.
+        UsageError: a record's problem is not registered, two records differ in what no column of a report shows, or
+            their features come of different extractors or references.
     """
     rows = []
+    records = list(records)
+    _refuse_mixed_features(records)
     for record in records:
         spec, cost, where = record.spec, record.cost, record.environment
         if spec.problem not in problem_classes():
@@ -78,6 +84,19 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
             "Give runs that differ in n, device or batch size folders of their own",
         )
     return table[order + [c for c in table if c not in order]].sort_values(order, ignore_index=True)
+
+
+def _refuse_mixed_features(records: Iterable[Record]) -> None:
+    extractors = {cls.extractor for cls in metric_classes().values() if issubclass(cls, FeatureMetric)}
+    seen: dict[tuple[str, str], str] = {}
+    for record in records:
+        for name, value in record.hashes.items():
+            if name.removesuffix(REFERENCE) not in extractors:
+                continue
+            first = seen.setdefault((record.spec.problem, name), value)
+            if value != first:
+                rule, got = f"one table holds distances of one {name}", f"{first[:12]} and {value[:12]}"
+                raise UsageError("report", rule, got, "Run the cells of one of them again, or give them another folder")
 
 
 def summary_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -270,6 +289,11 @@ def _notes(metric: str, points: pd.DataFrame, cells: pd.DataFrame) -> list[str]:
     if len(floors):
         kind = "Converged solve" if metric_classes()[metric].direction == "none" else "Floor, of exact samples"
         notes.append(f"{kind}: {number(floors.floor.mean(), floors.floor_error.mean())}.")
+    own = cells[cells.metric == metric]
+    if own.converged.notna().any():
+        notes.append(f"The network's own value, of the converged solve: {number(own.converged.mean())}.")
+    flags = sorted(set(own.flag.dropna()))
+    notes += [f"Flagged: {plain(flag)}." for flag in flags[:FLAGS_SHOWN]]
     failed = cells[cells.status != "done"]
     if len(failed):
         counts = failed.drop_duplicates("cell").status.value_counts()

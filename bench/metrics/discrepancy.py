@@ -23,14 +23,14 @@ def block_sums(kernel: Tensor) -> Tensor:
     return member.T @ kernel @ member
 
 
-def discrepancies(sums: tuple[Tensor, Tensor, Tensor], n: int) -> tuple[float, list[float]]:
+def discrepancies(own: Tensor, reference: Tensor, cross: Tensor, n: int) -> tuple[float, list[float]]:
     """mean k(a, a') + mean k(b, b') - 2 mean k(a, b), pairs of equals included: of all, and with each block left out.
 
     Args:
-        sums: block sums of k(a, a'), k(b, b') and k(a, b).
+        own, reference, cross: block sums of k(a, a'), k(b, b') and k(a, b).
         n: samples of a, and of b.
     """
-    total = sums[0] + sums[1] - sums[2] - sums[2].T
+    total = own + reference - cross - cross.T
     blocks = len(total)
     sizes = torch.bincount(torch.arange(n) * blocks // n)
     left = [
@@ -48,20 +48,17 @@ def _reference_sums(metric: type["_Discrepancy"], problem: Problem, n: int, seed
 @lru_cache(maxsize=64)
 def _floor(metric: type["_Discrepancy"], problem: Problem, n: int, seed: int) -> float:
     first, second = (exact_samples(problem, n, seed, draw) for draw in (1, 0))
-    own = tuple(_reference_sums(metric, problem, n, seed, draw) for draw in (1, 0))
-    return metric.root(discrepancies((*own, block_sums(metric.kernel(first, second, problem))), n)[0])
+    own, reference = (_reference_sums(metric, problem, n, seed, draw) for draw in (1, 0))
+    return metric.root(discrepancies(own, reference, block_sums(metric.kernel(first, second, problem)), n)[0])
 
 
 class _Discrepancy(Metric):
     def evaluate(self, outcome: Outcome) -> MetricValue:
         metric, problem, n, seed = type(self), outcome.problem, outcome.spec.n, outcome.spec.seed
         samples, reference = outcome.samples.double(), exact_samples(problem, n, seed, 0)
-        sums = (
-            block_sums(metric.kernel(samples, samples, problem)),
-            _reference_sums(metric, problem, n, seed, 0),
-            block_sums(metric.kernel(samples, reference, problem)),
-        )
-        value, left = discrepancies(sums, n)
+        own = block_sums(metric.kernel(samples, samples, problem))
+        cross = block_sums(metric.kernel(samples, reference, problem))
+        value, left = discrepancies(own, _reference_sums(metric, problem, n, seed, 0), cross, n)
         return MetricValue(
             value=metric.root(value),
             standard_error=spread_left_out([metric.root(one) for one in left]),
@@ -93,7 +90,7 @@ class EnergyDistance(_Discrepancy):
 
     @staticmethod
     def kernel(a: Tensor, b: Tensor, problem: Problem) -> Tensor:
-        return -torch.cdist(a, b)
+        return torch.cdist(a, b).neg_()
 
     @staticmethod
     def root(value: float) -> float:

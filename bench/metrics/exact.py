@@ -34,9 +34,10 @@ class AgainstSamples(Metric):
         spec, metric = outcome.spec, type(self)
         samples = outcome.samples.double()
         reference = exact_samples(outcome.problem, spec.n, spec.seed, 0)
+        value, error = metric.with_error(samples, reference)
         return MetricValue(
-            value=metric.distance(samples, reference),
-            standard_error=metric.error(samples, reference),
+            value=value,
+            standard_error=error,
             floor=_floor_of_samples(metric, outcome.problem, spec.n, spec.seed),
         )
 
@@ -46,9 +47,9 @@ class AgainstSamples(Metric):
         """The distance of two samples (n, d)."""
 
     @classmethod
-    def error(cls, a: Tensor, b: Tensor) -> float:
-        """Its standard error."""
-        return jackknife(cls.distance, a, b)
+    def with_error(cls, a: Tensor, b: Tensor) -> tuple[float, float]:
+        """The distance and its standard error."""
+        return cls.distance(a, b), jackknife(cls.distance, a, b)
 
 
 class AgainstLaw(Metric):

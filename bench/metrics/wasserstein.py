@@ -137,9 +137,9 @@ class W2(AgainstSamples):
     distance = staticmethod(assignment_w2)
 
     @classmethod
-    def error(cls, a: Tensor, b: Tensor) -> float:
+    def with_error(cls, a: Tensor, b: Tensor) -> tuple[float, float]:
         costs = _block_costs(a, b)
         if len(costs) == 1:
-            return jackknife(assignment_w2, a, b)
+            return math.sqrt(costs[0]), jackknife(assignment_w2, a, b)
         left = [math.sqrt((sum(costs) - cost) / (len(costs) - 1)) for cost in costs]
-        return spread_left_out(left)
+        return math.sqrt(sum(costs) / len(costs)), spread_left_out(left)

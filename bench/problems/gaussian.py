@@ -26,7 +26,14 @@ class Gaussian(FlowProblem):
 
     key: ClassVar[str] = "gaussian"
     summary: ClassVar[str] = "diagonal Gaussian, 8-D; score, law, density and flow exact"
-    metrics: ClassVar[tuple[str, ...]] = ("pathwise_rmse", "w2_gaussian")
+    metrics: ClassVar[tuple[str, ...]] = (
+        "pathwise_rmse",
+        "w2_gaussian",
+        "law_w2",
+        "law_kl",
+        "mean_error",
+        "covariance_error",
+    )
     flow_precision: ClassVar[float] = 1e-12
 
     def __init__(self, device: torch.device | str = "cpu", sde: ForwardSDE | None = None) -> None:

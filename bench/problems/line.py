@@ -26,7 +26,15 @@ class Line2d(Problem):
 
     key: ClassVar[str] = "line_2d"
     summary: ClassVar[str] = "two clusters on a line in 2-D, a one-dimensional manifold; score and density exact"
-    metrics: ClassVar[tuple[str, ...]] = ("sliced_w2",)
+    metrics: ClassVar[tuple[str, ...]] = (
+        "sliced_w2",
+        "w2",
+        "energy_distance",
+        "mmd",
+        "mean_error",
+        "covariance_error",
+        "mode_weights",
+    )
 
     def __init__(self, device: torch.device | str = "cpu", sde: ForwardSDE | None = None) -> None:
         super().__init__(device)

@@ -31,7 +31,13 @@ class Mixture2d(FlowProblem):
 
     key: ClassVar[str] = "mixture_2d"
     summary: ClassVar[str] = "eight Gaussians on a circle, 2-D; score and density exact, flow solved to 1e-10"
-    metrics: ClassVar[tuple[str, ...]] = ("pathwise_rmse", "sliced_w2")
+    metrics: ClassVar[tuple[str, ...]] = (
+        "pathwise_rmse",
+        "sliced_w2",
+        "energy_distance",
+        "mode_weights",
+        "flow_kl",
+    )
     flow_precision: ClassVar[float] = 1e-9
 
     def __init__(self, device: torch.device | str = "cpu", sde: ForwardSDE | None = None) -> None:
