@@ -49,7 +49,9 @@ def check_number(n: int, dim: int) -> str | None:
     return None
 
 
-class _Frechet(FeatureMetric):
+class Frechet(FeatureMetric):
+    """A Fréchet distance on an extractor."""
+
     unit: ClassVar[str] = "squared feature units"
 
     def compare(self, features: Tensor, reference: Tensor) -> MetricValue:
@@ -63,7 +65,7 @@ class _Frechet(FeatureMetric):
 
 
 @register_metric
-class Fid(_Frechet):
+class Fid(Frechet):
     """Fréchet Inception distance of samples and held-out images, n of each.
 
     |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^1/2)
@@ -80,7 +82,7 @@ class Fid(_Frechet):
 
 
 @register_metric
-class FdDigits(_Frechet):
+class FdDigits(Frechet):
     """Fréchet distance between features of samples and of held-out digits, n of each.
 
     |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^1/2)
@@ -95,13 +97,13 @@ class FdDigits(_Frechet):
     reference: ClassVar[str] = "Heusel et al. 2017, arXiv:1706.08500, by torch-fidelity with own features"
 
 
-class _SolverPart(Metric):
+class FrechetExcess(Metric):
     """Of the Fréchet distance on an extractor, what the solver adds to the network's own."""
 
     unit: ClassVar[str] = "squared feature units"
     limits: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     shared: ClassVar[bool] = True
-    frechet: ClassVar[type[_Frechet]]
+    frechet: ClassVar[type[Frechet]]
 
     def hashes(self, problem: Problem, spec: CellSpec) -> dict[str, str]:
         return self.frechet().hashes(problem, spec)
@@ -130,7 +132,7 @@ def excess(features: Tensor, converged: Tensor, reference: Tensor) -> float:
 
 
 @register_metric
-class FdDigitsSolver(_SolverPart):
+class FdDigitsSolver(FrechetExcess):
     """What the solver adds to the Fréchet distance: that of its samples less that of the converged solve.
 
     FD(samples, held-out digits) - FD(converged samples, held-out digits)
@@ -141,5 +143,5 @@ class FdDigitsSolver(_SolverPart):
 
     key: ClassVar[str] = "fd_digits_solver"
     label: ClassVar[str] = "solver's part of the Fréchet distance (digits-features)"
-    frechet: ClassVar[type[_Frechet]] = FdDigits
+    frechet: ClassVar[type[Frechet]] = FdDigits
     reference: ClassVar[str] = "Heusel et al. 2017, arXiv:1706.08500, paired on common starts"

@@ -38,7 +38,9 @@ def kernel_distance_error(a: Tensor, b: Tensor) -> float:
     return float(values.std()) / math.sqrt(subsets)
 
 
-class _KernelDistance(FeatureMetric):
+class KernelDistance(FeatureMetric):
+    """A kernel distance on an extractor."""
+
     unit: ClassVar[str] = "squared kernel units"
     limits: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 
@@ -54,7 +56,7 @@ class _KernelDistance(FeatureMetric):
 
 
 @register_metric
-class Kid(_KernelDistance):
+class Kid(KernelDistance):
     """Kernel Inception distance of samples and held-out images.
 
     E k(x, x') + E k(y, y') - 2 E k(x, y),  k(x, y) = (x.y/2048 + 1)^3
@@ -70,7 +72,7 @@ class Kid(_KernelDistance):
 
 
 @register_metric
-class KdDigits(_KernelDistance):
+class KdDigits(KernelDistance):
     """Kernel distance between features of samples and of held-out digits.
 
     E k(x, x') + E k(y, y') - 2 E k(x, y),  k(x, y) = (x.y/16 + 1)^3

@@ -60,18 +60,22 @@ class _Neighbours(FeatureMetric):
         return rates(features, reference)[self.which]
 
 
-class _Precision(_Neighbours):
+class PrecisionOf(_Neighbours):
+    """Precision on an extractor."""
+
     which: ClassVar[int] = 0
     statistic = staticmethod(precision)
 
 
-class _Recall(_Neighbours):
+class RecallOf(_Neighbours):
+    """Recall on an extractor."""
+
     which: ClassVar[int] = 1
     statistic = staticmethod(recall)
 
 
 @register_metric
-class Precision(_Precision):
+class Precision(PrecisionOf):
     """Share of samples that lie within the real images' manifold: how many of them look real.
 
     1/n sum_i 1{some j: |x_i - y_j| <= r_j},  r_j the distance of y_j to its third nearest y
@@ -86,7 +90,7 @@ class Precision(_Precision):
 
 
 @register_metric
-class Recall(_Recall):
+class Recall(RecallOf):
     """Share of real images that lie within the samples' manifold: how much of the data the samples cover.
 
     1/n sum_j 1{some i: |y_j - x_i| <= r_i},  r_i the distance of x_i to its third nearest x
@@ -101,7 +105,7 @@ class Recall(_Recall):
 
 
 @register_metric
-class PrecisionDigits(_Precision):
+class PrecisionDigits(PrecisionOf):
     """Share of samples that lie within the held-out digits' manifold.
 
     1/n sum_i 1{some j: |x_i - y_j| <= r_j},  r_j the distance of y_j to its third nearest y
@@ -116,7 +120,7 @@ class PrecisionDigits(_Precision):
 
 
 @register_metric
-class RecallDigits(_Recall):
+class RecallDigits(RecallOf):
     """Share of held-out digits that lie within the samples' manifold.
 
     1/n sum_j 1{some i: |y_j - x_i| <= r_i},  r_i the distance of x_i to its third nearest x
