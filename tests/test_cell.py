@@ -349,7 +349,8 @@ def test_times_are_of_the_right_things(tmp_path: Path, on_menu: Any, monkeypatch
     assert cost.overhead_seconds == pytest.approx(10 * 0.25)
     assert cost.overhead_per_evaluation == pytest.approx(0.25)
     assert cost.warm_up_seconds == pytest.approx(2 * 1.25 + 1.0)
-    assert cost.metric_seconds == 0
+    # The law's probes: three times four steps to see that the solver is affine, then twice the row's ten.
+    assert cost.metric_seconds == pytest.approx((3 * 4 + 2 * 10) * 1.25)
 
 
 def test_costs_of_a_real_solve_add_up(tmp_path: Path) -> None:
