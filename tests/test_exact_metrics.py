@@ -13,6 +13,7 @@ from test_metrics import normal, outcome
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
+from bench.certify import law_of
 from bench.metrics.discrepancy import EnergyDistance, Mmd, block_sums, discrepancies
 from bench.metrics.flow_kl import FlowKl, divergence_terms, log_determinant
 from bench.metrics.law import LawKl, LawW2, law_kl, law_w2, prior_law, probed_law
@@ -163,7 +164,7 @@ def test_mmd_of_two_normal_laws() -> None:
     cov = problem.moments(problem.sde.t_min)[1]
     scale, var = float(cov.trace()), cov.diag()
     own = float((1 + 4 * var / scale).rsqrt().prod())
-    shift = torch.full((8,), 0.5, dtype=torch.float64)
+    shift = torch.full((8,), 2.0, dtype=torch.float64)
     cross = own * math.exp(-float((shift.square() / (scale + 4 * var)).sum()))
     found = value_of(Mmd, problem, problem.reference(n, 0, 1) + shift)
     assert found == pytest.approx(math.sqrt(2 * own - 2 * cross), rel=0.06)
@@ -242,6 +243,17 @@ def test_the_probed_law_is_that_of_many_samples_from_the_prior(name: str, sde: A
     x = solved(get_solver(name), problem, n, 10)
     assert float(((x.mean(0) - mean) / (var / n).sqrt()).abs().max()) < 4
     assert float((x.var(0) / var - 1).abs().max()) < 5 * (2 / n) ** 0.5
+
+
+def test_the_probed_law_ends_as_the_cell_does() -> None:
+    """A stochastic solver's last step is its mean, and less spread than with the noise."""
+    problem = Gaussian()
+    solver = get_solver("ancestral")
+    assert isinstance(solver, FixedStepSolver)
+    ts = make_grid("log_snr", problem.sde, 10)
+    _, var = probed_law(row("ancestral", problem))
+    assert torch.equal(var, law_of(solver, problem, ts, "mean", prior_law(problem))[1])
+    assert bool((var < law_of(solver, problem, ts, "keep", prior_law(problem))[1]).all())
 
 
 def test_distances_of_laws_are_the_closed_forms() -> None:
