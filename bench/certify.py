@@ -187,8 +187,16 @@ def law_errors(solver: FixedStepSolver, problem: Gaussian, steps: Sequence[int])
     return errors
 
 
-def law_of(solver: FixedStepSolver, problem: Gaussian, ts: Tensor, last: LastStep = "keep") -> tuple[Tensor, Tensor]:
+def law_of(
+    solver: FixedStepSolver,
+    problem: Gaussian,
+    ts: Tensor,
+    last: LastStep = "keep",
+    start: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Mean and variance of a solver's output on a diagonal Gaussian, each (8,), exact up to rounding.
+
+    ``start`` holds mean and variance of x at ts[0], those of the exact law unless given.
 
     The score is linear and does not mix coordinates, hence so is the sampler in x_T and each of its draws: a run on a
     batch whose row 0 has no noise, row 1 one standard deviation in x_T, row k + 2 a unit in draw k reads it all off.
@@ -198,7 +206,7 @@ def law_of(solver: FixedStepSolver, problem: Gaussian, ts: Tensor, last: LastSte
     """
     if solver.batch_coupled:
         raise UsageError("law_of", f"{solver.key} is not affine, its step depends on the batch", solver.settings)
-    mean, var = problem.law(float(ts[0]))
+    mean, var = problem.law(float(ts[0])) if start is None else start
     probes = UnitProbes(mean[None])
     integrate(solver, problem.process(), mean[None], ts, probes, last)
     x = mean.repeat(probes.count + 2, 1)

@@ -1,5 +1,6 @@
 """The parts of the documents that are rendered from the registries and from the committed records."""
 
+import inspect
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from bench.certificate import ACCEPTS, AGAINST_EVALUATIONS, ORDER, Line
 from bench.certificate_tables import measured_range, summary
 from bench.check import read
 from bench.environment import ROOT
+from bench.metrics.metric import metric_classes
 from bench.published_values import published_table
 from bench.report import provenance_text
 from bench.store import Store
@@ -155,6 +157,27 @@ def _problems() -> str:
     return _table(rows, {"name": "problem", "summary": "what it is", "metrics": "metrics"})
 
 
+BETTER = {"lower": "lower is better", "higher": "higher is better", "none": "does not rank"}
+
+
+def _metrics() -> str:
+    """Every metric: what it is, its formula, unit, limits, and the problems it is taken on."""
+    taken: dict[str, list[str]] = {}
+    for row in menus.problems():
+        for name in row["metrics"]:
+            taken.setdefault(name, []).append(row["name"])
+    parts = []
+    for name, cls in metric_classes().items():
+        summary, *rest = (inspect.getdoc(cls) or "").split("\n\n")
+        # A paragraph that does not end as a sentence is a formula.
+        told = [part if part.endswith(".") else f"```text\n{part}\n```" for part in rest]
+        low, high = (f"{limit:g}".replace("inf", "∞") for limit in cls.limits)
+        facts = [f"unit: {cls.unit}", BETTER[cls.direction], f"limits: {low} to {high}"]
+        facts.append(f"taken on: {', '.join(taken[name])}" if name in taken else "taken where a problem lists it")
+        parts.append("\n\n".join([f"### {name}", summary, *told, f"{'; '.join(facts)}. {cls.reference}."]))
+    return "\n\n".join(parts)
+
+
 def _data() -> str:
     columns = {"name": "name", "summary": "what it is", "shape": "shape", "levels": "levels L", "classes": "classes"}
     rows: menus.Rows = []
@@ -202,6 +225,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "problems": _problems,
     "solvers": _solvers,
     "solver table": _solver_table,
+    "metrics": _metrics,
     "published": _published,
     "data": _data,
     "published values": _published_values,
@@ -213,6 +237,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
 PAGES = {
     "README.md": ("results", "problems", "solvers"),
     "docs/solvers.md": ("solver table",),
+    "docs/metrics.md": ("metrics",),
     "docs/networks.md": ("published",),
     "docs/training.md": ("data",),
     "docs/cifar10.md": ("published values",),

@@ -74,6 +74,25 @@ def peak_memory(device: torch.device) -> int | None:
     return None
 
 
+def energy(device: torch.device) -> float | None:
+    """Joules the device has taken since its driver was loaded; None where it, or its library, does not tell.
+
+    NVIDIA's counter, read through ``pynvml`` (the extra ``energy``); on the CPU there is none that any user may read.
+    """
+    if device.type != "cuda":
+        return None
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
+    except pynvml.NVMLError:
+        return None
+
+
 def peer_versions() -> dict[str, str]:
     """Versions of the libraries of the extra ``peers`` that are installed."""
     found = {}

@@ -10,6 +10,9 @@ from bench.kinds.kind import KINDS
 from bench.standings import Key, Standing, row_name, standings
 from bench.tables import markdown_table, number, plain
 
+# Flags told below a leaderboard; the long table has all.
+FLAGS_SHOWN = 3
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -112,6 +115,11 @@ def _notes(standing: Standing) -> list[str]:
     if len(floors):
         kind = "Converged solve" if standing.direction == "none" else "Floor, of exact samples"
         notes.append(f"{kind}: {number(floors.floor.mean(), floors.floor_error.mean())}.")
+    own = cells[cells.metric == standing.metric]
+    if own.converged.notna().any():
+        notes.append(f"The network's own value, of the converged solve: {number(own.converged.mean())}.")
+    flags = sorted(set(own.flag.dropna()))
+    notes += [f"Flagged: {plain(flag)}." for flag in flags[:FLAGS_SHOWN]]
     failed = cells[cells.status != "done"]
     if len(failed):
         counts = failed.drop_duplicates("cell").status.value_counts()

@@ -13,13 +13,14 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.bias_figure import bias_figures
 from bench.metrics.metric import metric_classes
 from bench.problems.digits import Digits
 from bench.record import Record
 from bench.standing_plots import standing_figures
 from bench.standings import Standing
 from bench.store import Store
-from bench.tables import settings_text
+from bench.tables import declared_metrics, settings_text
 
 ADAPTIVE = "adaptive"
 MARKERS = "osD^vP*X<>"
@@ -27,6 +28,8 @@ MARKERS = "osD^vP*X<>"
 AROUND = 2
 # Images a solver and budget in the sample grid.
 SHOWN = 6
+# Metrics of a problem that are drawn against seconds too.
+TIMED = 2
 
 
 Looks = dict[str, tuple[Any, str]]
@@ -60,6 +63,7 @@ def _figures(
     for standing in standings:
         yield from _curves(standing, looks)
         yield from standing_figures(standing, looks)
+    yield from bias_figures(records, store)
     yield from _sample_grids(records, store)
 
 
@@ -67,7 +71,11 @@ def _curves(standing: Standing, looks: Looks) -> Iterator[tuple[str, Figure]]:
     """Quality against counted evaluations, and against seconds."""
     points = standing.points[standing.points.value.notna()]
     if len(points):
-        for x, label in (("nfe", "network evaluations a sample (counted)"), ("seconds", "seconds a solve")):
+        # Most metrics share their cells' seconds: the first ones show them, and those with a solve of their own.
+        first = standing.metric in declared_metrics(standing.cells.kind.iloc[0], standing.problem)[:TIMED]
+        own = standing.cells[standing.cells.metric == standing.metric].own_seconds.notna().any()
+        axes = [("nfe", "network evaluations a sample (counted)"), ("seconds", "seconds a solve")]
+        for x, label in axes if first or own else axes[:1]:
             yield f"{standing.problem}_{standing.metric}_{x}", _curve(points, standing.title, x, label, looks)
 
 
@@ -86,6 +94,7 @@ def _curve(points: pd.DataFrame, title: str, x: str, label: str, looks: Looks) -
     # As high as the legend, with a line for each solver and setting.
     height = max(4.2, 0.2 * points.groupby(["solver", "settings"]).ngroups + 1)
     figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels) + 2, height), sharey=True, squeeze=False)
+    cut = metric.direction == "none" and metric.limits[0] < 0 and points.floor.notna().any()
     for axis, shown in zip(axes[0], panels, strict=True):
         styles = dict(zip(shown, ("-", "--", "-.", (0, (1, 1))), strict=False))
         panel = points[points.grid.isin([*shown, ADAPTIVE])]
@@ -102,7 +111,10 @@ def _curve(points: pd.DataFrame, title: str, x: str, label: str, looks: Looks) -
             axis.set_yscale("log")
             if points.value.max() > metric.shown_to:
                 axis.set_ylim(top=metric.shown_to)
-        elif points.floor.notna().any():
+        elif not cut:
+            # Unbiased estimates of distances, below zero where nothing is told apart.
+            axis.set_yscale("symlog", linthresh=max(2 * float(points.standard_error.median()), 1e-12))
+        else:
             axis.set_ylim(points.floor.mean() - AROUND, points.floor.mean() + AROUND)
         if x == "nfe":
             ticks = sorted({int(budget) for budget in points.budget.dropna()})
@@ -112,10 +124,10 @@ def _curve(points: pd.DataFrame, title: str, x: str, label: str, looks: Looks) -
     handles: dict[str, Artist] = {}
     for axis in axes[0]:
         handles |= {text: handle for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
-    cut = f"\nvalues further than {AROUND} from the dashed line are not shown" if metric.limits[0] < 0 else ""
+    told = f"\nvalues further than {AROUND} from the dashed line are not shown" if cut else ""
     if points.value.max() > metric.shown_to:
-        cut = f"\nvalues above {metric.shown_to:g} are not shown"
-    figure.suptitle(title + cut)
+        told = f"\nvalues above {metric.shown_to:g} are not shown"
+    figure.suptitle(title + told)
     figure.tight_layout(rect=(0, 0, 1 - 2 / figure.get_figwidth(), 1))
     figure.legend(list(handles.values()), list(handles), loc="center right", frameon=False)
     return figure

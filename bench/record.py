@@ -71,6 +71,7 @@ class MetricValue(_Section):
         value: None where the metric does not apply or could not be taken.
         standard_error: from resampling the cell's samples.
         floor: the metric of exact samples of the same number, or its own resolution.
+        converged: the same of the converged solve from the same starts: the model's part, without the solver's.
         reason: why there is no value.
         flag: what to know before trusting the value.
         own_nfe, own_seconds: where the value comes of a solve of its own, what that took: network evaluations a sample
@@ -81,6 +82,7 @@ class MetricValue(_Section):
     value: float | None = None
     standard_error: float | None = None
     floor: float | None = None
+    converged: float | None = None
     reason: str | None = None
     flag: str | None = None
     own_nfe: float | None = None
@@ -103,6 +105,7 @@ class Cost(_Section):
         overhead_per_evaluation: overhead / evaluations, seconds.
         load_seconds, warm_up_seconds, metric_seconds: off the clock.
         peak_memory_bytes: peak of the process (CPU: resident set) or of the device's allocator, during the solve.
+        energy_joules: taken by the device during the solve, where it reports it.
     """
 
     steps: int | None
@@ -118,6 +121,7 @@ class Cost(_Section):
     warm_up_seconds: float
     metric_seconds: float
     peak_memory_bytes: int | None
+    energy_joules: float | None = None
 
 
 class Environment(_Section):

@@ -70,6 +70,9 @@ def _page(records: list[Record], table: pd.DataFrame, found: list[Standing], fig
     samples = [path for path in figures if path.stem.endswith("_samples")]
     if samples:
         parts += ["## Samples", "", *[_figure(path, folder) for path in samples]]
+    bias = [path for path in figures if path.stem.endswith("_n")]
+    if bias:
+        parts += ["## Fréchet distance against n", "", *[_figure(path, folder) for path in bias]]
     parts += ["## Time", "", *_time_table(table), "## Cells without a result", "", *_failures(records)]
     return "\n".join(parts) + "\n"
 

@@ -9,6 +9,8 @@ import pandas as pd
 
 from bench.compare import estimate
 from bench.kinds.kind import KINDS
+from bench.metrics.features import REFERENCE, FeatureMetric
+from bench.metrics.metric import metric_classes
 from bench.points import sampled
 from bench.problems.problem import problem_classes
 from bench.record import Cost, MetricValue, Record
@@ -41,9 +43,12 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
     A cell without a result has a row for each metric of its problem, blank with the reason.
 
     Raises:
-        UsageError: a record's problem is not registered, or two records differ in what no column of a report shows.
+        UsageError: a record's problem is not registered, two records differ in what no column of a report shows, or
+            their features come of different extractors or references.
     """
     rows = []
+    records = list(records)
+    _refuse_mixed_features(records)
     for record in records:
         spec, cost, where = record.spec, record.cost, record.environment
         if spec.problem not in problem_classes():
@@ -90,6 +95,19 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
 def declared_metrics(kind: str, problem: str) -> tuple[str, ...]:
     """The metrics of a kind of cell on a problem, in the order of declaration."""
     return KINDS.find(kind).metrics(problem_classes()[problem])
+
+
+def _refuse_mixed_features(records: Iterable[Record]) -> None:
+    extractors = {cls.extractor for cls in metric_classes().values() if issubclass(cls, FeatureMetric)}
+    seen: dict[tuple[str, str], str] = {}
+    for record in records:
+        for name, value in record.hashes.items():
+            if name.removesuffix(REFERENCE) not in extractors:
+                continue
+            first = seen.setdefault((record.spec.problem, name), value)
+            if value != first:
+                rule, got = f"one table holds distances of one {name}", f"{first[:12]} and {value[:12]}"
+                raise UsageError("report", rule, got, "Run the cells of one of them again, or give them another folder")
 
 
 def summary_table(table: pd.DataFrame) -> pd.DataFrame:

@@ -14,6 +14,11 @@ from solvers.grids import make_grid
 from solvers.solver import LastStep, Solver, integrate
 
 
+def last_step_of(solver: Solver) -> LastStep:
+    """How a cell ends: without noise for a stochastic solver on a grid, otherwise with the last state."""
+    return "mean" if solver.stochastic and not solver.adaptive else "keep"
+
+
 class Trial:
     """A solve on the common grid from the prior, watched at the network.
 

@@ -1,9 +1,11 @@
 """One cell: what is counted, paired, timed and recorded, and what becomes of solvers that fail."""
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from records import cell, compute
 from torch import Tensor
 
+from bench import environment
 from bench.kinds import sampling as cells
 from bench.matrix import load_matrix
 from bench.problems.gaussian import Gaussian
@@ -347,7 +350,8 @@ def test_times_are_of_the_right_things(tmp_path: Path, on_menu: Any, monkeypatch
     assert cost.overhead_seconds == pytest.approx(10 * 0.25)
     assert cost.overhead_per_evaluation == pytest.approx(0.25)
     assert cost.warm_up_seconds == pytest.approx(2 * 1.25 + 1.0)
-    assert cost.metric_seconds == 0
+    # The law's probes: three times four steps to see that the solver is affine, then twice the row's ten.
+    assert cost.metric_seconds == pytest.approx((3 * 4 + 2 * 10) * 1.25)
 
 
 def test_costs_of_a_real_solve_add_up(tmp_path: Path) -> None:
@@ -409,3 +413,44 @@ def test_a_last_step_that_is_asked_for_is_taken_and_counted(tmp_path: Path) -> N
     assert (kept.last, kept.cost.steps, kept.cost.nfe) == ("keep", 17, 34)
     refused = compute(cell("edm_heun", budget=2, last="tweedie"), tmp_path)
     assert (refused.status, refused.reason) == ("skipped", "one step takes 3 evaluations, the budget is 2")
+
+
+class Meter:
+    """NVIDIA's library, as far as it is used: a counter in millijoules that advances by half a joule a look."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, broken: bool = False) -> None:
+        self.looks, self.broken = 0, broken
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        if self.broken:
+            raise self.NVMLError
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
+        assert uuid == "GPU-1234"
+        return uuid
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:  # noqa: N802
+        self.looks += 1
+        return 500 * self.looks
+
+
+def test_energy_is_the_difference_of_the_devices_counter(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="1234"))
+    monkeypatch.setitem(sys.modules, "pynvml", Meter())
+    assert (environment.energy(cuda), environment.energy(cuda)) == (0.5, 1.0)
+    assert environment.energy(torch.device("cpu")) is None
+    monkeypatch.setitem(sys.modules, "pynvml", Meter(broken=True))
+    assert environment.energy(cuda) is None, "a device that does not tell"
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert environment.energy(cuda) is None, "no library"
+
+
+def test_a_records_energy_is_that_of_the_solve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compute(cell(), tmp_path / "none").cost.energy_joules is None
+    readings = iter([7.0, 9.5])
+    monkeypatch.setattr(environment, "energy", lambda device: next(readings))
+    assert compute(cell(), tmp_path / "some").cost.energy_joules == 2.5

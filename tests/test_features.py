@@ -16,9 +16,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from bench.metrics import extractors, features
+from bench.metrics import converged, extractors, features
+from bench.metrics.bias import FdDigitsAtInfinity, against_n, at_infinity, unbiased
+from bench.metrics.converged import TrajectoryRmse
 from bench.metrics.extractors import INCEPTION, WEIGHTS_VARIABLE, Extractor, get_extractor, inception_weights
-from bench.metrics.frechet import FdDigits, Fid, check_number, frechet, frechet_by_roots
+from bench.metrics.frechet import FdDigits, FdDigitsSolver, Fid, check_number, excess, frechet, frechet_by_roots
 from bench.metrics.inception_score import InceptionScore
 from bench.metrics.kernel_distance import KdDigits, Kid, kernel_distance, measured_distance
 from bench.metrics.metric import Outcome, jackknife
@@ -31,9 +33,11 @@ from bench.record import MetricValue
 from pretrained import zoo
 from pretrained.data import load_data
 from solvers.errors import UsageError
+from solvers.grids import make_grid
 from solvers.process import ReverseProcess
 from solvers.registry import get_solver
 from solvers.sde import VP
+from solvers.solver import FixedStepSolver, integrate
 
 CPU = torch.device("cpu")
 OWN = "digits-features"
@@ -450,3 +454,103 @@ def test_metrics_of_features_refuse_points() -> None:
     problem = Gaussian()
     value = FdDigits().measure(outcome(problem, problem.prior(20, 0)))
     assert value == MetricValue(reason="features: they are of images; got 'gaussian'. Take metrics of points")
+
+
+# The solver's part and the network's.
+
+
+@pytest.fixture
+def white(monkeypatch: pytest.MonkeyPatch) -> Digits:
+    """Digits under the network of a unit Gaussian, on which the flow leaves x_T as it is."""
+    problem = Digits()
+    monkeypatch.setattr(problem, "process", lambda: ReverseProcess(problem.sde, lambda x, t: -x, "score"))
+    return problem
+
+
+def test_the_converged_solve_of_a_still_flow_is_its_start(white: Digits) -> None:
+    x = white.prior(40, 0)
+    assert torch.allclose(converged.converged_samples(white, 40, 0), x, atol=1e-4)
+    value = TrajectoryRmse().measure(outcome(white, x + 0.25))
+    assert value.value == pytest.approx(0.25, rel=1e-5)
+    assert value.floor is not None
+    assert 0 <= value.floor < 1e-6
+    later = x.clone()
+    later[converged.STARTS :] += 5
+    assert TrajectoryRmse().measure(outcome(white, later)).value == pytest.approx(0, abs=1e-5), "the first 32 count"
+    assert TrajectoryRmse().measure(outcome(white, x, seed=1)).value == pytest.approx(2**0.5, rel=0.1), "own starts"
+
+
+def test_the_distance_from_the_converged_trajectory_is_the_solvers_error() -> None:
+    """On a learned network: an order of magnitude from ten steps to fifty of a second-order solver."""
+    problem, values = Digits(), []
+    solver = get_solver("dpmpp_2m")
+    assert isinstance(solver, FixedStepSolver)
+    for budget in (10, 50):
+        ts = make_grid("log_snr", problem.sde, budget)
+        x = integrate(solver, problem.process(), problem.prior(4, 0), ts)
+        values.append(TrajectoryRmse().measure(outcome(problem, x)).value or math.nan)
+    assert 5 < values[0] / values[1] < 100
+
+
+def test_a_stochastic_solver_has_no_trajectory(digits: Digits) -> None:
+    spec = cell("ancestral", problem="digits", n=20)
+    row = Outcome(spec, digits, get_solver("ancestral"), digits.prior(20, 0))
+    for metric in (TrajectoryRmse(), FdDigitsSolver()):
+        assert metric.measure(row) == MetricValue(reason="not an ODE solver")
+
+
+def test_the_frechet_distance_comes_apart_into_solver_and_network(white: Digits) -> None:
+    """What comes to the converged ends has no solver's part; the two parts are the whole."""
+    right = outcome(white, white.prior(200, 0))
+    none = FdDigitsSolver().measure(right)
+    assert none.value == pytest.approx(0, abs=1e-2)
+    assert none.converged == pytest.approx(FdDigits().measure(right).value, rel=1e-4)
+    wrong = outcome(white, 0.8 * white.prior(200, 0))
+    part, whole = FdDigitsSolver().measure(wrong), FdDigits().measure(wrong)
+    assert part.converged == none.converged
+    assert part.value is not None
+    assert part.converged is not None
+    assert part.value + part.converged == pytest.approx(whole.value, rel=1e-4)
+    assert abs(part.value) > 10
+    assert part.standard_error is not None
+    assert whole.standard_error is not None
+    assert part.standard_error < whole.standard_error, "paired"
+
+
+def test_the_error_of_the_solvers_part_is_that_of_repeated_draws() -> None:
+    draws = [[normal(300, 4, seed=3 * k + j) for j in range(3)] for k in range(60)]
+    triples = [(1.2 * (a + 0.1 * b) + 0.5, a, c) for a, b, c in draws]
+    errors = [jackknife(excess, *triple) for triple in triples]
+    assert np.mean(errors) == pytest.approx(np.std([excess(*triple) for triple in triples]), rel=0.3)
+
+
+# The number of samples.
+
+
+def test_distances_at_infinity_have_little_bias_left() -> None:
+    """1.2 N + 0.3 against N in 16 dimensions: 16 (0.3^2 + 0.2^2); n = 400 adds 0.48."""
+    pairs = [(1.2 * normal(400, 16, seed=2 * k) + 0.3, normal(400, 16, seed=2 * k + 1)) for k in range(100)]
+    values, true = [unbiased(*pair) for pair in pairs], 16 * (0.3**2 + 0.2**2)
+    spread = np.std(values)
+    assert abs(np.mean(values) - true) < 4 * spread / 100**0.5
+    assert np.mean([frechet(*pair) for pair in pairs]) - true > 2 * spread
+    assert 0.8 * spread < np.mean([jackknife(unbiased, *pair) for pair in pairs[:10]]) < 1.6 * spread
+
+
+def test_the_line_over_one_over_n_is_carried_to_zero() -> None:
+    sizes = [400.0, 200.0, 400 / 3, 100.0]
+    assert at_infinity(sizes, [2 + 300 / n for n in sizes]) == pytest.approx(2)
+    found, values = against_n(normal(400, 3), normal(400, 3, seed=1))
+    assert found == sizes
+    halves = zip(normal(400, 3).split(200), normal(400, 3, seed=1).split(200), strict=True)
+    assert values[1] == pytest.approx(np.mean([frechet(*half) for half in halves]), rel=1e-6)
+
+
+def test_too_few_samples_to_part_are_refused(digits: Digits) -> None:
+    value = FdDigitsAtInfinity().measure(outcome(digits, state(digits, digits.reference(63, 0, 1))))
+    assert value.value is None
+    assert value.reason is not None
+    assert "each of 4 parts of the samples covers the 16 features; got '63 samples'. Take 64 or more" in value.reason
+    enough = FdDigitsAtInfinity().measure(outcome(digits, state(digits, digits.reference(64, 0, 1))))
+    assert enough.value is not None
+    assert enough.floor == enough.value, "the floor's own digits"

@@ -8,10 +8,15 @@ import torch
 from records import cell, compute, cost, environment, fill, record
 
 from bench.kinds.likelihood import ERRORS_APART
+from bench.metrics.bias import FdDigitsAtInfinity
+from bench.metrics.metric import Outcome
+from bench.problems.gaussian import Gaussian
+from bench.problems.problem import ImageProblem, get_problem
 from bench.record import Record
 from bench.report import provenance_text, write_report
 from bench.store import Store
 from solvers.errors import UsageError
+from solvers.registry import get_solver
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -69,6 +74,37 @@ def test_curves_hold_a_line_a_solver(folder: Path) -> None:
         assert f"<!-- {text} -->" in svg, "named in the legend"
     assert "<!-- ddim -->" not in svg, "it has no value to show"
     assert "pathwise RMS error" in svg
+
+
+def test_the_figure_against_n_carries_the_best_rows_to_infinity(tmp_path: Path) -> None:
+    """The lines end at the metric's own value, of rows at the largest budget on the grid that most share."""
+    problem, n = get_problem("digits"), 80
+    assert isinstance(problem, ImageProblem)
+    levels = problem.reference(n, 0, 1)
+    for solver, grid, budget, noise in (
+        ("euler", "log_snr", 20, 2),
+        ("heun", "log_snr", 20, 4),
+        ("heun", "log_snr", 10, 6),
+        ("heun", "karras", 20, 1),
+    ):
+        seen = levels + noise * torch.rand(levels.shape, generator=torch.Generator().manual_seed(0))
+        samples = problem.scale * seen / problem.levels + problem.offset
+        spec = cell(solver, problem="digits", grid=grid, budget=budget, n=n)
+        value = FdDigitsAtInfinity().measure(Outcome(spec, problem, get_solver(solver), samples))
+        item = record(spec).model_copy(update={"metrics": {"fd_digits_infinity": value}})
+        fill(tmp_path, []).write(item, samples)
+    report = write_report(tmp_path)
+    assert "## Fréchet distance against n" in report.page.read_text()
+    drawn = (tmp_path / "figures" / "digits_fd_digits_infinity_n.svg").read_text()
+    shown = dict(re.findall(r"<!-- ([a-z ]+): (-?[\d.]+) -->", drawn))
+    assert set(shown) == {"euler", "heun", "other real images"}
+    for path in (tmp_path / "records").glob("*log_snr-nfe20*"):
+        kept = Store(tmp_path).read(path)
+        value = kept.metrics["fd_digits_infinity"]
+        assert value.value is not None
+        assert value.floor is not None
+        assert float(shown[kept.spec.solver]) == pytest.approx(value.value, abs=0.06)
+        assert float(shown["other real images"]) == pytest.approx(value.floor, abs=0.06)
 
 
 def test_the_sample_grid_shows_the_kept_samples(folder: Path, tmp_path: Path) -> None:
@@ -182,7 +218,7 @@ def test_a_report_of_real_cells(tmp_path: Path) -> None:
         for seed in (0, 1):
             assert compute(cell(solver, grid=grid, n=64, seed=seed), tmp_path).status == "done"
     report = write_report(tmp_path)
-    assert [board.metric for board in report.boards] == ["pathwise_rmse", "w2_gaussian"]
+    assert [board.metric for board in report.boards] == list(Gaussian.metrics)
     rows = {(solver, grid): entries[0].text for solver, grid, entries in report.boards[0].rows}
     assert rows["euler_maruyama", "log_snr"] == "not an ODE solver"
     errors = [

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from records import cell, cost, record
 
 from bench.leaderboard import Leaderboard, leaderboards, markdown
+from bench.problems.gaussian import Gaussian
 from bench.record import MetricValue, Record
 from bench.standings import standings
 from bench.table_files import write_tables
@@ -81,14 +82,14 @@ def test_one_row_a_cell_and_metric_with_their_numbers() -> None:
 def test_a_cell_without_a_result_has_a_blank_row_a_metric_with_its_reason() -> None:
     table = long_table([failed("euler", "timeout", "took longer than 3 s"), done("heun", 1.0)])
     lost = table[table.status == "timeout"].set_index("metric")
-    assert set(lost.index) == {METRIC, "pathwise_rmse"}
+    assert set(lost.index) == set(Gaussian.metrics)
     assert lost.value.isna().all()
     assert lost.reason[METRIC] == "timeout: took longer than 3 s"
 
 
 def test_a_table_of_failures_alone_can_be_made() -> None:
     table = long_table([failed("euler", "diverged", "too large")])
-    assert len(table) == 2
+    assert len(table) == len(Gaussian.metrics)
     assert texts(board(failed("euler", "diverged"))) == {"euler": ["diverged"]}
 
 
@@ -102,7 +103,7 @@ def test_csv_and_parquet_agree_on_reading(tmp_path: Path) -> None:
     table = long_table(records)
     write_tables(table, list(standings(table)), tmp_path)
     csv, parquet = pd.read_csv(tmp_path / "long.csv"), pd.read_parquet(tmp_path / "long.parquet")
-    assert len(csv) == len(parquet) == len(table) == 5
+    assert len(csv) == len(parquet) == len(table) == 3 + len(Gaussian.metrics)
     assert list(csv.columns) == list(parquet.columns) == [column for column in table if column != "replicates"]
     for column in csv:
         a, b = csv[column], parquet[column].replace("", None)
@@ -229,10 +230,9 @@ def test_adaptive_rows_beyond_every_budget_say_from_where() -> None:
 
 def test_adaptive_rows_alone_have_a_column() -> None:
     assert texts(board(adaptive(1e-2, 30.5, (2.0, 0.1)))) == {"torchdiffeq": ["2.00 ± 0.10 @30"]}
-    assert [b.metric for b in leaderboards(long_table([adaptive(1e-2, 31, 2.0), failed("heun", "error")]))] == [
-        "pathwise_rmse",
-        METRIC,
-    ]
+    assert [b.metric for b in leaderboards(long_table([adaptive(1e-2, 31, 2.0), failed("heun", "error")]))] == list(
+        Gaussian.metrics
+    )
 
 
 def test_an_adaptive_row_that_always_fails_says_so() -> None:
@@ -358,3 +358,23 @@ def test_the_boards_of_samples_come_first() -> None:
     values = ({"bits_per_dim_error": 1.0}, {"fd_digits": 2.0})
     boards = leaderboards(long_table(record(spec, value) for spec, value in zip(cells, values, strict=True)))
     assert [found.metric for found in boards] == ["fd_digits", "bits_per_dim_error"]
+
+
+@pytest.mark.parametrize("name", ["digits-features", "digits-features reference"])
+def test_a_table_never_mixes_extractors_or_references(name: str) -> None:
+    def hashed(seed: int, value: str) -> Record:
+        return record(
+            cell(problem="digits", seed=seed), {"fd_digits": 1.0}, hashes={"digits-vp": str(seed), name: value}
+        )
+
+    assert len(long_table([hashed(0, "a"), hashed(1, "a")])) == 2, "another checkpoint is told in the report"
+    with pytest.raises(UsageError, match=f"one table holds distances of one {name}; got 'a and b'"):
+        long_table([hashed(0, "a"), hashed(1, "b")])
+
+
+def test_flags_and_the_networks_own_value_stand_below_the_leaderboard() -> None:
+    value = MetricValue(value=3.0, standard_error=0.1, converged=2.5, flag="n = 20 is few")
+    item = record(cell(problem="digits", n=20)).model_copy(update={"metrics": {"fd_digits_solver": value}})
+    (board,) = leaderboards(long_table([item]))
+    assert "The network's own value, of the converged solve: 2.50." in board.notes
+    assert "Flagged: n = 20 is few." in board.notes

@@ -87,8 +87,10 @@ class Likelihood(Kind):
 
         before = _bare_seconds(spec, problem)
         environment.reset_peak_memory(problem.device)
+        joules = environment.energy(problem.device)
         found = likelihood(spec, problem, solver, ts)
-        peak_memory = environment.peak_memory(problem.device)
+        peak_memory, after = environment.peak_memory(problem.device), environment.energy(problem.device)
+        taken = None if joules is None or after is None else after - joules
         bare = statistics.median(before + _bare_seconds(spec, problem))
 
         diverged = None if bool(found.values.isfinite().all()) else "log-densities are not finite"
@@ -100,7 +102,7 @@ class Likelihood(Kind):
             values = {metric.key: metric.evaluate(outcome) for metric in [*cell.metrics, *apart]}
         metric_seconds = environment.now(problem.device) - began
 
-        solve = Solve(found.values, found.evaluations, found.seconds, peak_memory)
+        solve = Solve(found.values, found.evaluations, found.seconds, peak_memory, taken)
         record = Record(
             spec=spec,
             status="diverged" if diverged else "done",

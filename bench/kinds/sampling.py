@@ -14,6 +14,7 @@ from bench.kinds.kind import Cell, Kind, failure, register_kind
 from bench.metrics.metric import Outcome
 from bench.problems.problem import Problem
 from bench.record import CellSpec, Cost, MetricValue, Record
+from bench.trial import last_step_of
 from solvers.errors import DivergenceError
 from solvers.grids import make_grid
 from solvers.process import Evaluations
@@ -36,6 +37,7 @@ class Solve:
     evaluations: list[Evaluations]
     seconds: float
     peak_memory: int | None
+    energy: float | None
 
 
 @register_kind
@@ -52,8 +54,7 @@ class Sampling(Kind):
     def measure(self, cell: Cell) -> tuple[Record, Tensor | None]:
         spec, problem = cell.spec, cell.problem
         solver = get_solver(spec.solver, **spec.settings)
-        # No noise in the last step of a stochastic solver on a grid; otherwise the last state is kept.
-        last: LastStep = spec.last or ("mean" if solver.stochastic and not solver.adaptive else "keep")
+        last = spec.last or last_step_of(solver)
         steps = None
         if isinstance(solver, FixedStepSolver):
             assert spec.budget is not None
@@ -99,6 +100,7 @@ def _solve(spec: CellSpec, problem: Problem, solver: Solver, start: Tensor, ts: 
     size = spec.batch_size or spec.n
     parts, evaluations = [], []
     environment.reset_peak_memory(problem.device)
+    joules = environment.energy(problem.device)
     began = environment.now(problem.device)
     for first in range(0, spec.n, size):
         chunk = start[first : first + size]
@@ -108,7 +110,9 @@ def _solve(spec: CellSpec, problem: Problem, solver: Solver, start: Tensor, ts: 
         evaluations.append(process.evaluations)
     samples = torch.cat(parts)
     seconds = environment.now(problem.device) - began
-    return Solve(samples, evaluations, seconds, environment.peak_memory(problem.device))
+    after = environment.energy(problem.device)
+    taken = None if joules is None or after is None else after - joules
+    return Solve(samples, evaluations, seconds, environment.peak_memory(problem.device), taken)
 
 
 def _warm_up(spec: CellSpec, problem: Problem, solver: Solver, ts: Tensor, last: LastStep) -> None:
@@ -185,4 +189,5 @@ def cost_of(
         warm_up_seconds=warm_up_seconds,
         metric_seconds=metric_seconds,
         peak_memory_bytes=solve.peak_memory,
+        energy_joules=solve.energy,
     )

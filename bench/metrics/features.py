@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from bench.metrics.converged import converged_samples
 from bench.metrics.extractors import Extractor, get_extractor
 from bench.metrics.metric import Metric, Outcome
 from bench.problems.problem import ImageProblem, Problem
@@ -17,6 +18,8 @@ from solvers.errors import UsageError
 # Features of reference images, by extractor and images: seeds, solvers and budgets share them.
 _KNOWN: OrderedDict[tuple[str, str], dict[str, Tensor]] = OrderedDict()
 _KEPT = 8
+# After an extractor's name in a record: the hash of the images that its features were held against.
+REFERENCE = " reference"
 # More values than this share beyond the data's range, clipped before features are taken, are told.
 CLIPPED = 0.25
 
@@ -62,6 +65,12 @@ def reference_features(extractor: Extractor, images: Tensor) -> dict[str, Tensor
     return _KNOWN[key]
 
 
+@lru_cache(maxsize=8)
+def converged_features(name: str, problem: ImageProblem, n: int, seed: int) -> dict[str, Tensor]:
+    """Features of the converged solve of a cell's starts."""
+    return get_extractor(name, problem.device)(problem.to_levels(converged_samples(problem, n, seed)))
+
+
 def clipped_share(problem: ImageProblem, samples: Tensor) -> float:
     """Share of values more than one level beyond the data's range."""
     v = (samples.float() - problem.offset) / problem.scale
@@ -79,7 +88,7 @@ class FeatureMetric(Metric):
     def hashes(self, problem: Problem, spec: CellSpec) -> dict[str, str]:
         try:
             sha256 = get_extractor(self.extractor, problem.device).sha256
-            return {self.extractor: sha256, f"{self.extractor} reference": _reference_hash(problem, spec.n, spec.seed)}
+            return {self.extractor: sha256, f"{self.extractor}{REFERENCE}": _reference_hash(problem, spec.n, spec.seed)}
         except UsageError:
             # Without weights or images there is no value either, and its reason says why.
             return {}
@@ -95,20 +104,10 @@ class FeatureMetric(Metric):
         flag = f"{share:.0%} of all values lay outside the data's range" if share > CLIPPED else None
         return value.model_copy(
             update={
-                "floor": self._floor(extractor, layer, problem, spec, reference),
+                "floor": _floor(type(self), problem, spec.n, spec.seed),
                 "flag": "; ".join(filter(None, (value.flag, flag))) or None,
             }
         )
-
-    def _floor(
-        self, extractor: Extractor, layer: str, problem: ImageProblem, spec: CellSpec, reference: Tensor
-    ) -> float | None:
-        try:
-            images = problem.compared_with(spec.n, spec.seed, 1)
-        except UsageError:
-            # Too few other real images for a floor do not make the value wrong.
-            return None
-        return self.statistic(reference_features(extractor, images)[layer], reference)
 
     @abstractmethod
     def compare(self, features: Tensor, reference: Tensor) -> MetricValue:
@@ -118,3 +117,15 @@ class FeatureMetric(Metric):
     @abstractmethod
     def statistic(features: Tensor, reference: Tensor) -> float:
         """The value alone."""
+
+
+@lru_cache(maxsize=64)
+def _floor(metric: type[FeatureMetric], problem: ImageProblem, n: int, seed: int) -> float | None:
+    try:
+        images = [problem.compared_with(n, seed, draw) for draw in (1, 0)]
+    except UsageError:
+        # Too few other real images for a floor do not make the value wrong.
+        return None
+    extractor = get_extractor(metric.extractor, problem.device)
+    layer = extractor.layers[metric.layer]
+    return metric.statistic(*(reference_features(extractor, one)[layer] for one in images))

@@ -38,7 +38,9 @@ def measured_distance(a: Tensor, b: Tensor) -> MetricValue:
     return MetricValue(value=kernel_distance(a, b), standard_error=float(values.std()) / math.sqrt(subsets))
 
 
-class _KernelDistance(FeatureMetric):
+class KernelDistance(FeatureMetric):
+    """A kernel distance on an extractor."""
+
     unit: ClassVar[str] = "squared kernel units"
     limits: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 
@@ -53,7 +55,7 @@ class _KernelDistance(FeatureMetric):
 
 
 @register_metric
-class Kid(_KernelDistance):
+class Kid(KernelDistance):
     """Kernel Inception distance of samples and held-out images.
 
     E k(x, x') + E k(y, y') - 2 E k(x, y),  k(x, y) = (x.y/2048 + 1)^3
@@ -69,7 +71,7 @@ class Kid(_KernelDistance):
 
 
 @register_metric
-class KdDigits(_KernelDistance):
+class KdDigits(KernelDistance):
     """Kernel distance between features of samples and of held-out digits.
 
     E k(x, x') + E k(y, y') - 2 E k(x, y),  k(x, y) = (x.y/16 + 1)^3

@@ -24,7 +24,15 @@ class Digits(ImageProblem):
 
     key: ClassVar[str] = "digits"
     summary: ClassVar[str] = "8x8 handwritten digits, 17 levels, network digits-vp"
-    metrics: ClassVar[tuple[str, ...]] = ("fd_digits",)
+    metrics: ClassVar[tuple[str, ...]] = (
+        "fd_digits",
+        "fd_digits_solver",
+        "fd_digits_infinity",
+        "kd_digits",
+        "precision_digits",
+        "recall_digits",
+        "trajectory_rmse",
+    )
     checkpoint: ClassVar[str] = "digits-vp"
     levels: ClassVar[int] = 17
     n_max: ClassVar[int] = 599

@@ -26,7 +26,15 @@ class Line2d(Problem):
 
     key: ClassVar[str] = "line_2d"
     summary: ClassVar[str] = "two clusters on a line in 2-D, a one-dimensional manifold; score and density exact"
-    metrics: ClassVar[tuple[str, ...]] = ("sliced_w2",)
+    metrics: ClassVar[tuple[str, ...]] = (
+        "sliced_w2",
+        "w2",
+        "energy_distance",
+        "mmd",
+        "mean_error",
+        "covariance_error",
+        "mode_weights",
+    )
 
     def __init__(self, device: torch.device | str = "cpu", sde: ForwardSDE | None = None) -> None:
         super().__init__(device)
@@ -38,6 +46,16 @@ class Line2d(Problem):
         self.weights = torch.tensor([0.2, 0.8], dtype=self.dtype, device=self.device)
         # Columns: along and across the line.
         self.axes = torch.tensor([[1.0, -1.0], [1.0, 1.0]], dtype=self.dtype, device=self.device) / 2**0.5
+
+    def moments(self, t: float) -> tuple[Tensor, Tensor]:
+        centres, weights = self.modes(t)
+        along = self.axes[:, :1] @ self.axes[:, :1].T
+        noise = self.sde.sigma(t) ** 2 * torch.eye(2).to(centres)
+        cov = torch.cov(centres.T, correction=0, aweights=weights) + (self.sde.alpha(t) * self.std) ** 2 * along + noise
+        return weights @ centres, cov
+
+    def modes(self, t: float) -> tuple[Tensor, Tensor]:
+        return self.sde.alpha(t) * self.centres[:, None] * self.axes[:, 0], self.weights
 
     def process(self) -> ReverseProcess:
         return ReverseProcess(self.sde, self._score, "score")

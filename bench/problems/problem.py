@@ -9,6 +9,7 @@ from torch import Tensor
 from bench.registry import Registry
 from pretrained.data import quantise
 from solvers.brownian import BrownianPath
+from solvers.errors import UsageError
 from solvers.normals import Normals
 from solvers.process import ReverseProcess
 from solvers.sde import ForwardSDE
@@ -53,6 +54,22 @@ class Problem(ABC):
         Raises:
             UsageError: there are fewer than n.
         """
+
+    def moments(self, t: float) -> tuple[Tensor, Tensor]:
+        """Mean (d,) and covariance (d, d) of the exact law at t.
+
+        Raises:
+            UsageError: they are not known.
+        """
+        raise UsageError(self.key, "its moments are not known exactly", todo="Take another metric")
+
+    def modes(self, t: float) -> tuple[Tensor, Tensor]:
+        """Centres (k, d) of the exact law's modes at t and their weights (k,).
+
+        Raises:
+            UsageError: it is no mixture.
+        """
+        raise UsageError(self.key, "it is no mixture of known modes", todo="Take another metric")
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -115,6 +132,10 @@ class FlowProblem(Problem):
     @abstractmethod
     def flow(self, x: Tensor, t: float, s: float) -> Tensor:
         """The probability flow's map from time t to s of states x (n, ...)."""
+
+    @abstractmethod
+    def log_density(self, x: Tensor, t: float) -> Tensor:
+        """log p_t(x) in nats, shape (n,)."""
 
 
 PROBLEMS: Registry[Problem] = Registry("problem", "bench.problems")
