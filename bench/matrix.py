@@ -17,6 +17,8 @@ from solvers.grids import get_grid
 from solvers.registry import get_solver, solver_classes
 from solvers.solver import LastStep, Solver
 
+TRAINING = "training"
+
 MATRICES = Path(__file__).parent / "matrices"
 
 Names = Annotated[list[str], Field(min_length=1)]
@@ -38,7 +40,8 @@ def _known_grids(grids: list[str] | None) -> list[str] | None:
 
 
 def _known_kinds(kinds: list[str] | None) -> list[str] | None:
-    known = [name for name, cls in kind_classes().items() if cls.crosses == "solvers"]
+    # Objectives have a kind of their own, which no solver has.
+    known = [name for name in kind_classes() if name != TRAINING]
     for kind in kinds or []:
         if kind not in known:
             raise unknown_name("matrix", "kind", kind, known)
@@ -220,8 +223,8 @@ class Matrix(_Section):
     def _each_problem_has_solvers(self) -> Self:
         for entry in self.problems:
             if not (entry.solvers or self.solvers or self.objectives):
-                rule = "a problem has solvers, its own or the matrix's, or the matrix has objectives"
-                raise UsageError("matrix", rule, entry.name, "Add solvers or objectives")
+                rule = "a problem has solvers, its own or the matrix's"
+                raise UsageError("matrix", rule, entry.name, "Add solvers, or objectives to the matrix")
         return self
 
     def cells(self, device: str) -> list[CellSpec]:
@@ -278,7 +281,7 @@ class Matrix(_Section):
                 budget=budget,
                 seed=seed,
                 device=device,
-                kind="training",
+                kind=TRAINING,
             )
             for budget in problem.budgets or self.budgets
             for seed in self.seeds

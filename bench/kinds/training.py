@@ -36,7 +36,6 @@ class Training(Kind):
 
     key: ClassVar[str] = "training"
     summary: ClassVar[str] = "a small network trained under an objective: the error of its score, the cost of a step"
-    crosses: ClassVar[str] = "objectives"
     heads: ClassVar[tuple[str, str, str]] = ("objective", "times", "steps")
 
     @classmethod
