@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.cell import run_cell
+from bench.kinds.sampling import Sampling
 from bench.matrix import MATRICES, Matrix, load_matrix, matrix_names
 from bench.record import CellSpec
 from bench.store import Store
@@ -432,7 +433,7 @@ def test_any_matrix_survives_its_file_and_expands_to_its_product(content: dict[s
 
 
 def test_every_kind_crosses_the_whole_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.matrix.kind_classes", lambda: {"sampling": None, "other": None})
+    monkeypatch.setattr("bench.matrix.kind_classes", lambda: {"sampling": Sampling, "other": Sampling})
     both = matrix(kinds=["sampling", "other"]).cells("cpu")
     by_kind = {
         kind: {cell.model_copy(update={"kind": ""}).name for cell in both if cell.kind == kind}
