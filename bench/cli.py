@@ -174,6 +174,30 @@ def compare(
         raise typer.Exit(1)
 
 
+@app.command()
+def encode(
+    checkpoint: Annotated[str, typer.Argument(help="name of a checkpoint, see `list checkpoints`")],
+    out_folder: Annotated[Path, typer.Option("--out", help="folder for figures and table")] = Path("results/encoding"),
+    data: Annotated[str, typer.Option(help="split of its data: test or train")] = "test",
+    solver: Annotated[str, typer.Option(help="ODE solver, name or name?setting=value")] = "dpmpp_3m",
+    nfe: Annotated[int, typer.Option(min=1, help="evaluations each way, for fixed steps")] = 50,
+    n: Annotated[int, typer.Option(min=2, help="images, the first of the split")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="of the dequantisation")] = 0,
+    folder: Annotated[Path | None, typer.Option(help="of a checkpoint trained here")] = None,
+    device: DeviceOption = "auto",
+    plugin: PluginOption = None,
+) -> None:
+    """Encode images, decode them and what lies between two of them: three figures and a table."""
+    from bench.encoding_figures import write_encoding
+    from bench.environment import resolve_device
+    from bench.image_model import CheckpointModel
+
+    _load_plugins(plugin)
+    model = CheckpointModel(checkpoint, data, resolve_device(device), folder)
+    for path in write_encoding(model, solver, nfe, n, seed, out_folder):
+        out.print(path, soft_wrap=True, markup=False, highlight=False)
+
+
 @app.command(name="list")
 def list_(
     what: Annotated[str, typer.Argument(help="problems, solvers, peers, metrics, kinds, matrices or checkpoints")],
@@ -381,10 +405,8 @@ def docs(
 def _board(board: "Leaderboard") -> Table:
     """A leaderboard for the terminal: values alone, rows that have one."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("solver", no_wrap=True)
-    table.add_column("grid", no_wrap=True)
-    for budget in board.budgets:
-        table.add_column(f"NFE {budget}", no_wrap=True)
+    for head in board.heads:
+        table.add_column(head, no_wrap=True)
     for solver, grid, entries in board.rows:
         if any(entry.short for entry in entries):
             table.add_row(solver, grid, *(f"[bold]{e.short}[/bold]" if e.best else e.short for e in entries))

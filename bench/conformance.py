@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrained.objectives.denoising import denoising_loss
+from pretrained.objectives.denoising import Denoising
 from pretrained.objectives.times import Uniform
 from solvers.brownian import Tape
 from solvers.constraints import Colorization, Constraint, Inpainting
@@ -221,8 +221,9 @@ def _loss(case: Case) -> list[tuple[Tensor, Tensor]]:
     # The reference divides the network by -sigma for VP and sub-VP: there it predicts the noise.
     process = ReverseProcess(sde, lambda x, t: 0.3 * torch.tanh(x), "score" if sde.name == "ve" else "noise")
     t = Uniform().draw(sde, case.array("u"), case.number("t_min"))
-    loss = denoising_loss(process, case.array("data"), t, case.array("z"), weighting, reduction).mean()
-    return _pairs_of({"loss": loss}, case)
+    data, z = case.array("data"), case.array("z")
+    loss = Denoising().loss(process, data, t, z, torch.Generator(), weighting, reduction)
+    return _pairs_of({"loss": loss.mean()}, case)
 
 
 def _grid(case: Case, sde: ForwardSDE) -> Tensor:

@@ -10,6 +10,7 @@ from bench.certificate import ACCEPTS, AGAINST_EVALUATIONS, ORDER, Line
 from bench.certificate_tables import measured_range, summary
 from bench.check import read
 from bench.environment import ROOT
+from bench.published_values import published_table
 from bench.report import provenance_text
 from bench.store import Store
 from bench.tables import long_table, markdown_table, number, summary_table
@@ -192,6 +193,10 @@ def _not_adapted() -> str:
     return _table(rows, {"name": "not adapted", "reason": "because"})
 
 
+def _published_values() -> str:
+    return published_table() or ""
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "results": _results,
     "problems": _problems,
@@ -199,6 +204,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "solver table": _solver_table,
     "published": _published,
     "data": _data,
+    "published values": _published_values,
     "peers": _peers,
     "not adapted": _not_adapted,
 }
@@ -209,6 +215,7 @@ PAGES = {
     "docs/solvers.md": ("solver table",),
     "docs/networks.md": ("published",),
     "docs/training.md": ("data",),
+    "docs/cifar10.md": ("published values",),
     "docs/peers.md": ("peers", "not adapted"),
 }
 

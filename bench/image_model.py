@@ -20,9 +20,12 @@ class ImageModel(Protocol):
 
     sde: ForwardSDE
     device: torch.device
-    levels: int
     scale: float
     offset: float
+
+    @property
+    def levels(self) -> int:
+        """Grey or colour levels of the data."""
 
     def process(self) -> ReverseProcess:
         """A new process, its counters at zero."""

@@ -16,14 +16,13 @@ def escaped(text: str) -> str:
 
 def latex(board: Leaderboard) -> str:
     r"""A ``table`` of a leaderboard: value ± 95 %, what ties with the best bold, failures by name with \dag."""
-    heads = ["solver", "grid", *(f"NFE {budget}" for budget in board.budgets)]
     rows = [[escaped(name), escaped(grid), *map(_place, entries)] for name, grid, entries in board.rows]
     lines = [
         r"\begin{table}",
         rf"\caption{{{escaped(board.title)}. {NOTE}; $\dag$: no value.}}",
         rf"\begin{{tabular}}{{ll{'r' * len(board.budgets)}}}",
         r"\toprule",
-        " & ".join(heads) + r" \\",
+        " & ".join(map(escaped, board.heads)) + r" \\",
         r"\midrule",
         *(" & ".join(row) + r" \\" for row in rows),
         r"\bottomrule",

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench.kinds.kind import KINDS
 from bench.standings import Key, Standing, row_name, standings
 from bench.tables import markdown_table, number, plain
 
@@ -32,12 +33,14 @@ class Leaderboard:
     """One metric of one problem: rows by solver and grid, a column a budget.
 
     Attributes:
+        heads: of the columns.
         notes: reading aids, one a line.
     """
 
     problem: str
     metric: str
     title: str
+    heads: list[str]
     budgets: list[int]
     rows: list[tuple[str, str, list[Entry]]]
     notes: list[str]
@@ -53,7 +56,9 @@ def leaderboard(standing: Standing) -> Leaderboard:
     budgets = list(standing.columns)
     order = sorted(standing.rows, key=lambda key: _rank(standing, key))
     shown = [(row_name(key), key[2], _entries(standing, key)) for key in order]
-    return Leaderboard(standing.problem, standing.metric, standing.title, budgets, shown, _notes(standing))
+    *names, effort = KINDS.find(standing.kind).heads
+    heads = [*names, *(f"{effort} {budget}" for budget in budgets)]
+    return Leaderboard(standing.problem, standing.metric, standing.title, heads, budgets, shown, _notes(standing))
 
 
 def _rank(standing: Standing, key: Key) -> tuple[Any, ...]:
@@ -129,5 +134,5 @@ def markdown(board: Leaderboard) -> str:
         [plain(solver), grid, *(f"**{e.text}**" if e.best else plain(e.text) for e in entries)]
         for solver, grid, entries in board.rows
     )
-    table = markdown_table(["solver", "grid", *(f"NFE {b}" for b in board.budgets)], rows)
+    table = markdown_table(board.heads, rows)
     return f"### {board.title}\n\n{table}\n\n{' '.join(board.notes)}\n"

@@ -32,16 +32,16 @@ def cost_to(points: pd.DataFrame, target: float) -> float:
 
 
 def _cost_table(summary: pd.DataFrame, metric: str) -> str:
-    rows = []
+    rows: list[tuple[str, str, list[float], float]] = []
     for (solver, settings, grid), points in summary[summary.metric == metric].groupby(ROW[2:]):
         costs = [cost_to(points, target) for target in TARGETS]
         name = plain(f"{solver} ({settings})" if settings else str(solver))
-        rows.append((name, grid, *costs, float(points.value.min())))
-    rows.sort(key=lambda row: [np.inf if np.isnan(cost) else cost for cost in reversed(row[2:6])] + [row[6]])
+        rows.append((name, str(grid), costs, float(points.value.min())))
+    rows.sort(key=lambda row: ([np.inf if np.isnan(cost) else cost for cost in reversed(row[2])], row[3]))
     heads = ("solver", "grid", *(f"≤ {target:g}" for target in TARGETS), "least error")
     shown = (
         (name, grid, *("not reached" if np.isnan(c) else f"{c:.0f}" for c in costs), f"{least:.1e}")
-        for name, grid, *costs, least in rows
+        for name, grid, costs, least in rows
     )
     return markdown_table(heads, shown)
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, f
 
 from bench.kinds.kind import kind_classes
 from bench.problems.problem import problem_classes
+from bench.recipe import Recipe
 from bench.record import CellSpec
 from pretrained.yaml_model import read_mapping, validate
 from solvers.errors import UsageError, unknown_name
@@ -37,9 +38,10 @@ def _known_grids(grids: list[str] | None) -> list[str] | None:
 
 
 def _known_kinds(kinds: list[str] | None) -> list[str] | None:
+    known = [name for name, cls in kind_classes().items() if cls.crosses == "solvers"]
     for kind in kinds or []:
-        if kind not in kind_classes():
-            raise unknown_name("matrix", "kind", kind, kind_classes())
+        if kind not in known:
+            raise unknown_name("matrix", "kind", kind, known)
     return kinds
 
 
@@ -149,6 +151,30 @@ class SolverEntry(_Asked):
             raise UsageError(f"solver {self.name}", "tolerances are swept", ", ".join(sorted(given)), todo)
 
 
+class ObjectiveEntry(_Section):
+    """An objective of a matrix: cells of kind ``training``, their budget in training steps.
+
+    Attributes:
+        name: key of the objective.
+        settings: its own and the recipe's, see :class:`bench.recipe.Recipe`.
+    """
+
+    name: str
+    settings: dict[str, Any] = {}
+
+    def build(self) -> Recipe:
+        """The recipe.
+
+        Raises:
+            UsageError: unknown, or a setting that it refuses.
+        """
+        return Recipe.of(self.name, self.settings)
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Refuses an unknown objective or setting when the matrix is read."""
+        self.build()
+
+
 ProblemEntry.model_rebuild()
 
 
@@ -163,6 +189,7 @@ class Matrix(_Section):
         recommended_grids: whether a solver that declares a grid of its own gets a row on it as well.
         timeout_seconds: a cell that takes longer is killed and recorded as such.
         problems, solvers: what is crossed.
+        objectives: crossed with the problems as well, in cells of kind ``training``.
     """
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
@@ -175,6 +202,7 @@ class Matrix(_Section):
     timeout_seconds: PositiveFloat = 600.0
     problems: Annotated[list[ProblemEntry], Field(min_length=1)]
     solvers: list[SolverEntry] = []
+    objectives: list[ObjectiveEntry] = []
 
     _grids = field_validator("grids")(_known_grids)
     _kinds = field_validator("kinds")(_known_kinds)
@@ -191,8 +219,9 @@ class Matrix(_Section):
     @model_validator(mode="after")
     def _each_problem_has_solvers(self) -> Self:
         for entry in self.problems:
-            if not (entry.solvers or self.solvers):
-                raise UsageError("matrix", "a problem has solvers, its own or the matrix's", entry.name, "Add solvers")
+            if not (entry.solvers or self.solvers or self.objectives):
+                rule = "a problem has solvers, its own or the matrix's, or the matrix has objectives"
+                raise UsageError("matrix", rule, entry.name, "Add solvers or objectives")
         return self
 
     def cells(self, device: str) -> list[CellSpec]:
@@ -201,6 +230,7 @@ class Matrix(_Section):
         for problem in self.problems:
             solvers = problem.solvers or self.solvers
             group = [spec for entry in solvers for spec in self._row_cells(problem, entry, device)]
+            group += [spec for entry in self.objectives for spec in self._training_cells(problem, entry, device)]
             random.Random(0).shuffle(group)
             found += group
         # A seed, budget or entry given twice is one cell.
@@ -234,6 +264,23 @@ class Matrix(_Section):
             )
             for kind in kinds
             for settings, grid, budget in rows
+            for seed in self.seeds
+        ]
+
+    def _training_cells(self, problem: ProblemEntry, entry: ObjectiveEntry, device: str) -> list[CellSpec]:
+        return [
+            CellSpec(
+                problem=problem.name,
+                n=problem.n,
+                solver=entry.name,
+                settings=entry.settings,
+                grid=entry.build().times.law,
+                budget=budget,
+                seed=seed,
+                device=device,
+                kind="training",
+            )
+            for budget in problem.budgets or self.budgets
             for seed in self.seeds
         ]
 

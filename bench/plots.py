@@ -83,7 +83,9 @@ def _curve(points: pd.DataFrame, title: str, x: str, label: str, looks: Looks) -
     fixed = [grid for grid in points.grid.unique() if grid != ADAPTIVE]
     grids = sorted(fixed, key=lambda grid: (-points[points.grid == grid].solver.nunique(), grid))
     panels = [grids[:1], grids[1:]] if len(grids) > 1 else [grids]
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels) + 2, 4.2), sharey=True, squeeze=False)
+    # As high as the legend, with a line for each solver and setting.
+    height = max(4.2, 0.2 * points.groupby(["solver", "settings"]).ngroups + 1)
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels) + 2, height), sharey=True, squeeze=False)
     for axis, shown in zip(axes[0], panels, strict=True):
         styles = dict(zip(shown, ("-", "--", "-.", (0, (1, 1))), strict=False))
         panel = points[points.grid.isin([*shown, ADAPTIVE])]
@@ -98,6 +100,8 @@ def _curve(points: pd.DataFrame, title: str, x: str, label: str, looks: Looks) -
         axis.set(xscale="log", xlabel=label, title=f"grid: {heading}" if heading else ADAPTIVE)
         if metric.limits[0] >= 0:
             axis.set_yscale("log")
+            if points.value.max() > metric.shown_to:
+                axis.set_ylim(top=metric.shown_to)
         elif points.floor.notna().any():
             axis.set_ylim(points.floor.mean() - AROUND, points.floor.mean() + AROUND)
         if x == "nfe":
@@ -108,7 +112,9 @@ def _curve(points: pd.DataFrame, title: str, x: str, label: str, looks: Looks) -
     handles: dict[str, Artist] = {}
     for axis in axes[0]:
         handles |= {text: handle for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
-    cut = "" if metric.limits[0] >= 0 else f"; values further than {AROUND} from the dashed line are not shown"
+    cut = f"\nvalues further than {AROUND} from the dashed line are not shown" if metric.limits[0] < 0 else ""
+    if points.value.max() > metric.shown_to:
+        cut = f"\nvalues above {metric.shown_to:g} are not shown"
     figure.suptitle(title + cut)
     figure.tight_layout(rect=(0, 0, 1 - 2 / figure.get_figwidth(), 1))
     figure.legend(list(handles.values()), list(handles), loc="center right", frameon=False)

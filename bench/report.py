@@ -10,11 +10,13 @@ from bench import targets
 from bench.leaderboard import LEGEND, Leaderboard, leaderboard, markdown
 from bench.likelihood_tables import likelihood_section
 from bench.plots import write_figures
+from bench.published_values import published_table
 from bench.record import Record
 from bench.standings import Standing, standings
 from bench.store import Store, not_writable
 from bench.table_files import write_tables
 from bench.tables import long_table, markdown_table, plain
+from bench.training_section import training_section
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,10 @@ def _page(records: list[Record], table: pd.DataFrame, found: list[Standing], fig
                 parts += [_figure(path, folder)]
             if view == "targets":
                 parts += [targets.markdown(standing)]
-    parts += likelihood_section(table)
+    parts += [*likelihood_section(table), *training_section(table)]
+    beside = published_table(table)
+    if beside:
+        parts += ["## Published values", "", beside, ""]
     samples = [path for path in figures if path.stem.endswith("_samples")]
     if samples:
         parts += ["## Samples", "", *[_figure(path, folder) for path in samples]]

@@ -71,6 +71,11 @@ class Standing:
     columns: dict[int, Column]
 
     @property
+    def kind(self) -> str:
+        """Of the cells that the metric was taken of."""
+        return str(self.cells.kind[self.cells.metric == self.metric].iloc[0])
+
+    @property
     def direction(self) -> Direction:
         """Which values are better."""
         return metric_classes()[self.metric].direction

@@ -20,11 +20,14 @@ from pretrained.networks.settings import (
     ScoreNetworkSettings,
     Section,
 )
-from pretrained.objectives.denoising import Reduction
+from pretrained.objectives.denoising import Denoising
+from pretrained.objectives.menu import ObjectiveSettings
+from pretrained.objectives.objective import Objective, Reduction
 from pretrained.objectives.times import TimeLaw, Times
 from pretrained.objectives.weighting import Weighting
 from pretrained.yaml_model import read_mapping, validate
 from solvers.errors import UsageError, unknown_name
+from solvers.process import Parametrisation
 from solvers.sde import ForwardSDE, get_sde
 
 CARDS = Path(__file__).parent / "cards"
@@ -90,22 +93,23 @@ class TrainingSettings(Section):
 
 
 class ScoreTrainingSettings(TrainingSettings):
-    """The loop with the denoising loss, see :mod:`pretrained.objectives`.
+    """The loop with the loss of a score model, see :mod:`pretrained.objectives`.
 
-    ``times`` is the name of a law, or a section with its name as ``law`` and its settings; ``t_min`` the earliest time,
-    by default the process's for likelihoods.
+    ``objective`` and ``times`` are a name, or a section with the name (``name``, ``law``) and its settings; ``t_min``
+    is the earliest time, by default the process's for likelihoods.
     """
 
+    objective: ObjectiveSettings = Denoising()
     weighting: Weighting
     reduction: Reduction
     times: Times
     t_min: Positive | None = None
 
-    @field_serializer("times")
-    def _short(self, times: TimeLaw) -> Any:
-        """A law without settings is written as its name."""
-        content = times.model_dump()
-        return content if len(content) > 1 else content["law"]
+    @field_serializer("objective", "times")
+    def _short(self, value: Objective | TimeLaw) -> Any:
+        """What has no settings is written as its name."""
+        content = value.model_dump()
+        return content if len(content) > 1 else next(iter(content.values()))
 
 
 class Machine(Section):
@@ -176,7 +180,7 @@ class ScoreCard(Section):
     data: StateSettings
     sde: SDESettings
     network: ScoreNetworkSettings
-    parametrisation: Literal["noise", "score"]
+    parametrisation: Parametrisation
     training: ScoreTrainingSettings
     result: ScoreResult | None = None
 
@@ -193,14 +197,22 @@ class ScoreCard(Section):
 
     @model_validator(mode="after")
     def _predicts(self) -> Self:
-        """Refuses a parametrisation that is not the network's."""
-        predicted = PREDICTIONS.get(self.sde.name, "noise") if isinstance(self.network, NCSNppSettings) else "noise"
+        """Refuses a parametrisation that is not the network's, and settings that do not go together."""
+        network, training, who = self.network, self.training, f"card {self.name}"
+        predicted = self.parametrisation
+        if isinstance(network, NCSNppSettings):
+            predicted = PREDICTIONS.get(self.sde.name, "noise")
+            if training.weighting == "edm":
+                rule = "weighting 'edm' takes a network with data_std"
+                raise UsageError(who, rule, network.name, "Choose another network or weighting")
+        elif network.precondition:
+            predicted = "noise"
+        elif network.energy:
+            raise UsageError(who, "network.energy takes network.precondition", False, "Leave precondition out")
         if self.parametrisation != predicted:
-            rule = f"network {self.network.name!r} under {self.sde.name!r} predicts {predicted!r}"
-            raise UsageError(f"card {self.name}", rule, self.parametrisation, f"Write parametrisation: {predicted}")
-        if self.training.weighting == "edm" and isinstance(self.network, NCSNppSettings):
-            rule = "weighting 'edm' takes a network with data_std"
-            raise UsageError(f"card {self.name}", rule, self.network.name, "Choose another network or weighting")
+            rule = f"network {network.name!r} under {self.sde.name!r} predicts {predicted!r}"
+            raise UsageError(who, rule, self.parametrisation, f"Write parametrisation: {predicted}")
+        training.times.check(self.sde.build())
         return self
 
 

@@ -10,14 +10,16 @@ from torch import Tensor, nn
 from pretrained.card import Card, ClassifierCard, ScoreCard
 from pretrained.data import DataSpec, dequantise, draw_values
 from pretrained.networks.classifier import Classifier
+from pretrained.networks.conservative import Conservative
 from pretrained.networks.convnet import ConvNet
+from pretrained.networks.direct import Direct
 from pretrained.networks.labelled import Labelled
 from pretrained.networks.mlp import MLP
 from pretrained.networks.ncsnpp import NCSNpp
-from pretrained.networks.precondition import Preconditioned
-from pretrained.networks.settings import ConvNetSettings, NCSNppSettings, UNetSettings
+from pretrained.networks.precondition import Preconditioned, PreconditionedEnergy
+from pretrained.networks.settings import ConvNetSettings, CoreSettings, NCSNppSettings, UNetSettings
 from pretrained.networks.unet import UNet
-from pretrained.objectives.denoising import denoising_loss
+from pretrained.objectives.denoising import Denoising
 from pretrained.objectives.times import LogSNR
 from solvers.errors import UsageError
 from solvers.process import Network, ReverseProcess
@@ -50,7 +52,7 @@ def build_network(card: Card, data: DataSpec) -> nn.Module:
     network, sde = card.network, card.sde.build()
     if isinstance(network, NCSNppSettings):
         return Labelled(NCSNpp(data.shape, network, _is_centred(card)), sde)
-    settings = network.model_dump(exclude={"name", "data_std", "class_conditional", "class_dropout"})
+    settings = network.model_dump(exclude={*CoreSettings.model_fields, "class_conditional", "class_dropout"})
     core: nn.Module
     if isinstance(network, ConvNetSettings):
         low, high = card.data.offset, card.data.offset + card.data.scale
@@ -63,6 +65,10 @@ def build_network(card: Card, data: DataSpec) -> nn.Module:
         core = UNet(data.shape, classes=classes, **settings)
     else:
         core = MLP(data.shape, **settings)
+    if not network.precondition:
+        return Direct(core, sde, network.data_std, card.parametrisation)
+    if network.energy:
+        return PreconditionedEnergy(Conservative(core), sde, network.data_std)
     return Preconditioned(core, sde, network.data_std)
 
 
@@ -79,7 +85,7 @@ def _is_centred(card: ScoreCard) -> bool:
 
 @dataclass
 class ScoreTask:
-    """A score model under the denoising loss."""
+    """A score model under the objective of its card."""
 
     card: ScoreCard
     network: nn.Module
@@ -88,9 +94,9 @@ class ScoreTask:
     def loss(self, values: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Loss with fresh dequantisation, times and noise; stratified times lower its variance."""
         training = self.card.training
-        sde = self.card.sde.build()
+        sde, t_min = self.card.sde.build(), self.card.t_min
         uniform = torch.rand(len(values), generator=generator)
-        t = training.times.draw(sde, stratify(uniform), self.card.t_min).to(values.device)
+        t = training.times.draw(sde, stratify(uniform), t_min).to(values.device)
         x_0 = self.card.data.scale * draw_values(values, self.data.levels, generator) + self.card.data.offset
         z = torch.randn(values.shape, generator=generator).to(values.device)
         network: Network = self.network
@@ -101,7 +107,8 @@ class ScoreTask:
             network = partial(self.network, labels=labels)
         process = ReverseProcess(sde, network, self.card.parametrisation)
         data_std = 1.0 if isinstance(settings, NCSNppSettings) else settings.data_std
-        return denoising_loss(process, x_0, t, z, training.weighting, training.reduction, data_std).mean()
+        loss = training.objective.loss(process, x_0, t, z, generator, training.weighting, training.reduction, data_std)
+        return (loss * training.times.correction(sde, t, t_min).to(loss.dtype)).mean()
 
     def figure(self, network: nn.Module) -> dict[str, float]:
         """The held-out loss."""
@@ -169,7 +176,7 @@ def held_out_loss(network: nn.Module, card: ScoreCard, repeats: int | None = Non
         t = t[order]
         for first in range(0, len(t), CHUNK):
             x_part, t_part, z_part = (tensor[first : first + CHUNK].to(device) for tensor in (x_0, t, z))
-            loss = denoising_loss(process, x_part, t_part, z_part, "sigma2", "mean")
+            loss = Denoising().loss(process, x_part, t_part, z_part, generator)
             total += loss.sum().item() / (repeats * len(t))
     return total
 

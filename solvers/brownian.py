@@ -13,6 +13,7 @@ Reference: Levy 1948; Karatzas & Shreve 1991, sec. 2.3.
 
 import math
 from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +24,8 @@ from solvers.normals import WEYL, Normals, key_of
 
 # The path refines towards 0 by this many octaves: down to t_max / 2^26, 1.5e-8 of the whole.
 OCTAVES = 26
+# Ends of octaves drawn at once.
+AHEAD = 9
 # Halvings of an octave for one time of all samples, which the longest grid needs, and for a time a sample: adaptive
 # solvers come down to steps of 1e-7.
 LEVELS = 14
@@ -39,6 +42,17 @@ class Brownian(Protocol):
         """Unit normals apart from the path, one draw a stream name, shape (n, ...)."""
 
 
+def announce(brownian: Brownian | None, times: Sequence[float]) -> None:
+    """Tell a source the times of a grid, if it has a use for them (a method ``follow``)."""
+    follow = getattr(brownian, "follow", None)
+    if follow is not None:
+        follow(times)
+
+
+Place = tuple[int, int, float]
+"""Of a time: its octave, its smallest cell, and its position in the octave in smallest cells."""
+
+
 class _Tree:
     """The cells of an octave, halved ``levels`` times: a row for each level and one for the smallest cells."""
 
@@ -48,8 +62,26 @@ class _Tree:
         self.shift = (levels - level)[:, None, None, None]
         self.salt = ((level << 48) * WEYL + key_of("path"))[:, None, None, None]
         # Smallest cells in a cell of each level; its Schauder function's scale, in the square root of an octave.
-        self.cells = torch.exp2((levels - level).double())
-        self.scale = torch.exp2(-level.double() / 2) / self.cells
+        self.cells = torch.exp2((levels - level).double())[:, None]
+        self.scale = torch.exp2(-level.double() / 2)[:, None] / self.cells
+
+    def keys(self, number: Any) -> Tensor:
+        """Keys of the cells that contain smallest ones, with a dimension for the level, fourth from the end.
+
+        A cell's address: its level, and its number among all octaves' cells of that level.
+
+        Args:
+            number: of a smallest cell, or of several, (k, 1, 1, 1, 1), or of one a sample, (n, 1, 1).
+        """
+        return torch.add(self.salt, torch.bitwise_right_shift(number, self.shift), alpha=WEYL)
+
+    def weights(self, position: Tensor) -> Tensor:
+        """Weights of their normals in W over the square root of the octave, (levels + 1, k), at positions (k,)."""
+        inside = torch.remainder(position, self.cells)
+        weights = torch.minimum(inside, self.cells - inside).mul_(self.scale)
+        v = position.frac()
+        weights[-1] = (v * (1 - v) / 2**self.levels).sqrt_()
+        return weights
 
 
 class BrownianPath:
@@ -57,6 +89,7 @@ class BrownianPath:
 
     Memory is O(n) whatever the number of steps. A query of one time for all samples keeps the normals of the cells it
     shares with the last query, so a decreasing sequence costs about ``levels - log2(steps per octave)`` draws a step.
+    In small batches, where the calls cost more than their work, those of a few announced times are made at once.
 
     The law is exact for every set of times no two of which lie in one smallest cell: 2^-levels of an octave for
     numbers, 2^-FINE_LEVELS for times a sample, the same path looked at more closely. An increment inside one cell is
@@ -75,10 +108,19 @@ class BrownianPath:
         self._tree = _Tree(levels, normals.device)
         self._fine = _Tree(max(levels, FINE_LEVELS), normals.device)
         self._ends: list[Tensor] = []
-        # Normals of the cells that contain the last time, (n dim, levels + 1).
+        # Normals of the cells that contain the last time, (levels + 1, pairs), octave and smallest cell.
         self._inner: Tensor | None = None
         self._cell = (-1, 0)
         self._last: tuple[float, Tensor] | None = None
+        # Announced times, of which the first ``_drawn`` have been; rows of those drawn last in what was drawn.
+        self._times: Sequence[float] = ()
+        self._drawn = 0
+        self._rows: dict[float, int] = {}
+        self._ahead: tuple[Tensor, Tensor] | None = None
+
+    def follow(self, times: Sequence[float]) -> None:
+        """Announce the times that will be asked for, in order; no value depends on it."""
+        self._times, self._drawn = times, 0
 
     def normal(self, stream: str) -> Tensor:
         """Unit normals apart from the path, shape (n, ...)."""
@@ -98,10 +140,10 @@ class BrownianPath:
         place_t, place_s = self._locate(t), self._locate(s)
         if t != s and place_t[:2] == place_s[:2]:
             raise UsageError("BrownianPath", "an increment must span more than a smallest cell", (t, s), "Raise levels")
-        return self._common(t, *place_t) - self._common(s, *place_s)
+        return self._common(t, place_t) - self._common(s, place_s)
 
-    def _locate(self, t: float) -> tuple[int, int, float]:
-        """Octave, smallest cell, and position in the octave in smallest cells, of a time."""
+    def _locate(self, t: float) -> Place:
+        """The place of a time."""
         if not 0 <= t <= self._t_max:
             raise UsageError("BrownianPath", f"times lie in [0, {self._t_max}]", t)
         ratio = t / self._t_max
@@ -112,39 +154,68 @@ class BrownianPath:
 
     def _end(self, octave: int) -> Tensor:
         """W at the right end of an octave, (n dim,); at 0 for the one after the last."""
-        for j in range(len(self._ends), octave + 1):
-            unit = self._normals.pairs(self._normals.key("octave", j)).flatten()
-            if j == 0:
-                end = math.sqrt(self._t_max) * unit
-            elif j <= OCTAVES:
-                end = (self._ends[-1] + math.sqrt(self._t_max * 2.0 ** (1 - j)) * unit) / 2
-            else:
-                end = torch.zeros_like(unit)
-            self._ends.append(end)
+        while octave >= len(self._ends):
+            octaves = range(len(self._ends), min(len(self._ends) + AHEAD, OCTAVES + 1))
+            if not octaves:
+                self._ends.append(torch.zeros_like(self._ends[-1]))
+                break
+            units = self._normals.pairs(torch.stack([self._normals.key("octave", j) for j in octaves]))
+            for j, unit in zip(octaves, units.flatten(1), strict=True):
+                size = math.sqrt(self._t_max * 2.0 ** (1 - j)) * unit
+                self._ends.append((self._ends[-1] + size) / 2 if j else math.sqrt(self._t_max) * unit)
         return self._ends[octave]
 
-    def _common(self, t: float, octave: int, cell: int, position: float) -> Tensor:
-        """W(t) for one time, from the normals kept of the last query and new ones."""
+    def _common(self, t: float, place: Place) -> Tensor:
+        """W(t) for one time."""
         if self._last is not None and self._last[0] == t:
             return self._last[1]
-        known = self._levels + 1 - (self._cell[1] ^ cell).bit_length() if octave == self._cell[0] else 0
-        # A cell's address: its level, and its number among all octaves' cells of that level.
-        number = torch.bitwise_right_shift((octave + 1 << self._levels) | cell, self._tree.shift[known:])
-        new = self._normals.pairs(torch.add(self._tree.salt[known:], number, alpha=WEYL))
-        if self._inner is None:
-            self._inner = new.flatten(1).T
-        else:
-            self._inner.T[known:] = new.flatten(1)
-        self._cell = octave, cell
-        inside = torch.remainder(position, self._tree.cells)
-        weights = torch.minimum(inside, self._tree.cells - inside).mul_(self._tree.scale)
-        v = position - cell
-        weights[-1] = math.sqrt(max(v * (1 - v), 0.0) / 2**self._levels)
+        octave, _, position = place
+        normals, weights = self._cells(t, place)
         line = torch.lerp(self._end(octave + 1), self._end(octave), position / 2**self._levels)
         width = self._t_max * 2.0 ** -min(octave + 1, OCTAVES)
-        value = torch.addmv(line, self._inner, weights.to(line.dtype), alpha=math.sqrt(width))
-        self._last = t, self._normals.arrange(value.view(new.shape[1:]))
+        value = torch.addmv(line, normals.flatten(1).T, weights, alpha=math.sqrt(width))
+        self._last = t, self._normals.arrange(value.view(normals.shape[1:]))
         return self._last[1]
+
+    def _cells(self, t: float, place: Place) -> tuple[Tensor, Tensor]:
+        """Normals of the cells that contain t, (levels + 1, pairs), and their weights."""
+        if t not in self._rows:
+            count = self._normals.draws_at_once // (self._levels + 1)
+            upcoming = self._times[self._drawn : self._drawn + count]
+            if len(upcoming) < 2 or upcoming[0] != t:
+                return self._cells_of_one(*place)
+            self._drawn += count
+            self._ahead = self._cells_of_several(upcoming)
+            self._rows = {u: row for row, u in enumerate(upcoming)}
+        assert self._ahead is not None
+        normals, weights = self._ahead
+        return normals[self._rows[t]], weights[self._rows[t]]
+
+    def _cells_of_one(self, octave: int, cell: int, position: float) -> tuple[Tensor, Tensor]:
+        """As :meth:`_cells`; those shared with the last query keep their normals."""
+        known = self._levels + 1 - (self._cell[1] ^ cell).bit_length() if octave == self._cell[0] else 0
+        if known <= self._levels:
+            new = self._normals.pairs(self._tree.keys((octave + 1 << self._levels) | cell)[known:])
+            if self._inner is None:
+                self._inner = new
+            self._inner[known:] = new
+        assert self._inner is not None
+        self._cell = octave, cell
+        return self._inner, self._weights([position])[0]
+
+    def _cells_of_several(self, times: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """As :meth:`_cells`, a row for each of the times."""
+        octaves, cells, positions = zip(*map(self._locate, times), strict=True)
+        number = torch.tensor(
+            [(octave + 1 << self._levels) | cell for octave, cell in zip(octaves, cells, strict=True)]
+        )
+        keys = self._tree.keys(number.to(self._normals.device)[:, None, None, None, None])
+        return self._normals.pairs(keys), self._weights(positions)
+
+    def _weights(self, positions: Sequence[float]) -> Tensor:
+        """Weights of the normals at each of the positions, (k, levels + 1)."""
+        places = torch.tensor(positions, dtype=torch.float64, device=self._normals.device)
+        return self._tree.weights(places).T.to(self._normals.dtype)
 
     def _per_sample(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """W at one time per sample, and the number of its smallest cell, (n,)."""
@@ -158,12 +229,8 @@ class BrownianPath:
         position = fraction * 2**tree.levels
         cell = position.long().clamp(max=2**tree.levels - 1)
         number = (octave + 1 << tree.levels) | cell
-        inner = self._normals.pairs(tree.salt + (number[:, None, None] >> tree.shift) * WEYL)
-        inside = torch.remainder(position, tree.cells[:, None])
-        weights = torch.minimum(inside, tree.cells[:, None] - inside) * tree.scale[:, None]
-        v = position - cell
-        weights[-1] = (v * (1 - v) / 2**tree.levels).sqrt()
-        weights = (weights * (self._t_max / scale).sqrt()).to(inner.dtype)
+        inner = self._normals.pairs(tree.keys(number[:, None, None]))
+        weights = (tree.weights(position) * (self._t_max / scale).sqrt()).to(inner.dtype)
         self._end(OCTAVES + 1)
         ends = torch.stack(self._ends).view(-1, *inner.shape[1:])
         sample = torch.arange(n, device=ratio.device)
@@ -267,6 +334,10 @@ class StoppedPath:
     def dw(self, t: Any, s: Any) -> Tensor:
         """The increment over the part of [s, t] above ``stop``."""
         return self._brownian.dw(self._above(t), self._above(s))
+
+    def follow(self, times: Sequence[float]) -> None:
+        """Announced to the source."""
+        announce(self._brownian, times)
 
     def normal(self, stream: str) -> Tensor:
         """As the source's."""

@@ -22,7 +22,7 @@ Meyer et al. 2021, Hutch++: Optimal Stochastic Trace Estimation, arXiv:2010.0964
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self, get_args
+from typing import ClassVar, Literal, Protocol, Self, get_args
 
 import torch
 from torch import Tensor
@@ -34,6 +34,13 @@ Law = Literal["rademacher", "gaussian"]
 
 Prediction = Callable[[Tensor], Tensor]
 """A network at its times: states (n, ...) to predictions of the same shape, sample by sample."""
+
+
+class Product(Protocol):
+    """v -> J^T v of each sample, shape of v."""
+
+    def __call__(self, v: Tensor, last: bool) -> Tensor:
+        """``last``: the graph is not needed any more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,12 +106,11 @@ class ExactDivergence(Divergence):
         dim = x[0].numel()
         basis = torch.eye(dim, dtype=x.dtype, device=x.device).reshape(dim, 1, *x.shape[1:])
         if self.mode == "forward":
-            raw, products = torch.func.vmap(
-                lambda v: torch.func.jvp(network, (x,), (v.expand_as(x),)), out_dims=(None, 0)
-            )(basis)
+            raw, products = torch.func.vmap(lambda v: _pushed(network, x, v.expand_as(x)))(basis)
+            raw = raw[0]
         else:
             raw, product = _pulled(network, x)
-            products = torch.stack([product(v.expand_as(x), i == dim - 1) for i, v in enumerate(basis)])
+            products = torch.stack([product(v.expand_as(x), last=i == dim - 1) for i, v in enumerate(basis)])
             raw = raw.detach()
         return raw, (basis * products).sum(0).flatten(1).sum(1, keepdim=True)
 
@@ -131,7 +137,7 @@ class Hutchinson(Divergence):
     def trace(self, network: Prediction, x: Tensor, shift: Tensor | float) -> tuple[Tensor, Tensor]:
         """See :meth:`Divergence.trace`."""
         raw, product = _pulled(network, x)
-        forms = torch.stack([_dot(v, product(v, k == self.columns - 1)) for k, v in enumerate(self.probes)], 1)
+        forms = torch.stack([_dot(v, product(v, last=k == self.columns - 1)) for k, v in enumerate(self.probes)], 1)
         excess = self.probes.square().flatten(2).sum(2).T - x[0].numel()
         return raw.detach(), forms + _column(shift, forms) * excess
 
@@ -179,13 +185,13 @@ class HutchPlusPlus(Divergence):
         images = torch.stack([product(s, last=False).flatten(1) for s in self.sketch])
         # (n, D, m): an orthonormal basis for each sample.
         q = torch.linalg.qr((images + _column(shift, images[0]) * sketch).permute(1, 2, 0)).Q
-        inside = sum(_dot(v, product(v.reshape(x.shape), last=False)) for v in q.unbind(2))
+        inside = torch.stack([_dot(v, product(v.reshape(x.shape), last=False)) for v in q.unbind(2)]).sum(0)
         rest = self.probes.flatten(2)
         rest = rest - torch.einsum("ndm,nem,kne->knd", q, q, rest)
         last = self.columns - 1
-        forms = torch.stack([_dot(v, product(v.reshape(x.shape), k == last)) for k, v in enumerate(rest)], 1)
+        forms = torch.stack([_dot(v, product(v.reshape(x.shape), last=k == last)) for k, v in enumerate(rest)], 1)
         excess = len(self.sketch) + rest.square().sum(2).T - x[0].numel()
-        return raw.detach(), forms + torch.as_tensor(inside)[:, None] + _column(shift, forms) * excess
+        return raw.detach(), forms + inside[:, None] + _column(shift, forms) * excess
 
     def at(self, rows: Tensor) -> Self:
         """With the probes of these samples."""
@@ -203,7 +209,7 @@ def make_probes(normals: Tensor, law: Law = "rademacher") -> Tensor:
     return normals if law == "gaussian" else torch.where(normals < 0, -1.0, 1.0).to(normals.dtype)
 
 
-def _pulled(network: Prediction, x: Tensor) -> tuple[Tensor, Callable[[Tensor, bool], Tensor]]:
+def _pulled(network: Prediction, x: Tensor) -> tuple[Tensor, Product]:
     """The prediction, in its graph, and v -> J^T v of each sample; the graph is kept until the ``last`` product."""
     with torch.enable_grad():
         z = x.detach().requires_grad_()
@@ -219,6 +225,12 @@ def _pulled(network: Prediction, x: Tensor) -> tuple[Tensor, Callable[[Tensor, b
     def product(v: Tensor, last: bool) -> Tensor:
         return torch.autograd.grad(raw, z, v, retain_graph=not last)[0]
 
+    return raw, product
+
+
+def _pushed(network: Prediction, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """The prediction and J v of each sample."""
+    raw, product = torch.func.jvp(network, (x,), (v,))[:2]
     return raw, product
 
 

@@ -62,8 +62,10 @@ class Normals:
         self.dtype = dtype
         self.device = torch.device(device)
         self._dim = math.prod(self.shape[1:])
+        # Tensors: a Python number is made into one at every use.
         self._half = torch.tensor(2.0**-32, dtype=torch.float32)
         self._turn = torch.tensor(math.pi * 2.0**-31, dtype=torch.float32)
+        self._minus_two = torch.tensor(-2.0, dtype=torch.float32)
         # One 64-bit word makes two normals.
         sample = torch.arange(first, first + self.shape[0], dtype=torch.int64, device=self.device)
         pair = torch.arange((self._dim + 1) // 2, dtype=torch.int64, device=self.device)
@@ -96,6 +98,11 @@ class Normals:
         blocks = zip(torch.split(self._counter, size), torch.split(keys, size, -3), strict=True)
         return torch.cat([self._box_muller(*block) for block in blocks], -2)
 
+    @property
+    def draws_at_once(self) -> int:
+        """Draws that make up a block."""
+        return _BLOCK // max(1, self._counter.numel())
+
     def arrange(self, pairs: Tensor) -> Tensor:
         """A draw, shape (n, ...), of its pairs (2, n, ceil(dim/2))."""
         draw = pairs.permute(1, 2, 0)
@@ -106,7 +113,7 @@ class Normals:
     def _box_muller(self, counter: Tensor, keys: Tensor) -> Tensor:
         low, high = _mix(counter + keys)
         angle = low * self._turn
-        radius = self._uniform(high).log_().mul_(-2).sqrt_()
+        radius = self._uniform(high).log_().mul_(self._minus_two).sqrt_()
         return torch.stack([angle.cos().mul_(radius), angle.sin_().mul_(radius)], -3).to(self.dtype)
 
     def _uniform(self, high: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ a prediction y is turned into another one by  y' = ((A - A') x + B y) / B'.
 """
 
 import copy
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -128,6 +129,11 @@ class ReverseProcess:
             table = self._tables[key] = _steps_of_grid(self.sde, self._grid, rule, settings)
         row = table.get((t, s))
         return row if row is not None else _steps(self.sde, (t, s), rule, settings)[t, s]
+
+    def between(self, rule: Rule, times: Sequence[float]) -> list[float]:
+        """The grid with a time in each of its steps, the first of the coefficients."""
+        middles = [self.coefficients(rule, t, s)[0] for t, s in pairwise(times)]
+        return [*itertools.chain.from_iterable(zip(times, middles, strict=False)), times[-1]]
 
     def at(self, rows: Tensor, n: int) -> Self:
         """The same process for a part of the batch: evaluations count for those samples alone.

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from solvers.brownian import Brownian, StoppedPath
+from solvers.brownian import Brownian, StoppedPath, announce
 from solvers.errors import UsageError, unknown_name
 from solvers.process import ReverseProcess
 
@@ -53,6 +53,10 @@ class Solver(ABC):
     @abstractmethod
     def solve(self, process: ReverseProcess, x: Tensor, ts: Tensor, brownian: Brownian | None) -> Tensor:
         """Carry x (n, ...) from ts[0] to ts[-1]."""
+
+    def path_times(self, process: ReverseProcess, times: Sequence[float]) -> Sequence[float]:
+        """Times of the path that a solve on a grid asks for, in order: a source may prepare for them."""
+        return times
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -116,7 +120,6 @@ class FixedStepSolver(Solver):
 
     def solve(self, process: ReverseProcess, x: Tensor, ts: Tensor, brownian: Brownian | None) -> Tensor:
         times: list[float] = ts.tolist()
-        process.follow(times)
         x = process.constrain(x, times[0], brownian, "start")
         state = self.init(process, x, ts)
         for t, s in pairwise(times):
@@ -175,6 +178,8 @@ def integrate(
                 "integrate", f"{solver.key} chooses its last step itself", last, "Take 'keep' or 'tweedie'"
             )
         brownian = StoppedPath(brownian, times[-2])
+    process.follow(times)
+    announce(brownian, solver.path_times(process, times))
     with torch.no_grad():
         x = solver.solve(process, x, ts, brownian)
         if last == "tweedie":

@@ -147,15 +147,19 @@ def test_a_cell_records_value_and_errors(white: Digits, tmp_path: Path) -> None:
     bound = record.metrics["bits_bound"]
     exact = float(exact_bits(white, 8).mean())
     assert bound.standard_error is not None
-    assert abs(value(record, "bits_bound") - exact) < 4 * bound.standard_error < 0.2
+    assert abs(value(record, "bits_bound") - exact) < 4 * bound.standard_error < 0.5
 
 
-def test_seeds_change_draws_and_probes_not_images(tmp_path: Path) -> None:
-    first, again, other = (measured(tmp_path / str(k), n=2, budget=5, seed=k // 2) for k in range(3))
-    assert value(first, "bits_per_dim") == value(again, "bits_per_dim") != value(other, "bits_per_dim")
+def test_seeds_change_draws_and_probes_not_images() -> None:
     problem = Digits()
-    k = [((dequantised(problem, Plan(n=4, seed=seed), 0) + 1) / 2 * 17).floor() for seed in (0, 1)]
-    assert torch.equal(k[0], k[1])
+    ts = grid_upwards("log_snr", problem.sde, 5)
+    first, again, other = (
+        image_likelihood(problem, get_solver("ddim"), ts, Plan(n=3, seed=seed)) for seed in (0, 0, 1)
+    )
+    assert torch.equal(first.bits, again.bits)
+    assert not torch.equal(first.bits, other.bits)
+    levels = [((solve.x - problem.offset) / problem.scale * 17).floor() for solve in (first, other)]
+    assert torch.equal(*levels)
 
 
 @pytest.mark.parametrize("problem", ["gaussian", "mixture_2d"])

@@ -83,6 +83,24 @@ def test_values_do_not_depend_on_the_order_of_calls():
             assert torch.allclose(other.dw(*pair), expected[pair], rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("n", [4, 64, 3000])
+def test_announced_times_are_only_prepared_for(n: int):
+    """Asked for in the order announced, in another one, and among times that were not; small and large batches."""
+    plain, told, shuffled = (path(n, 1) for _ in range(3))
+    pairs = list(itertools.pairwise(RATIOS))
+    for source in (told, shuffled):
+        source.follow(RATIOS)
+    for t, s in pairs:
+        assert torch.equal(told.dw(t, s), plain.dw(t, s))
+        assert torch.equal(told.dw(t, t / 3), plain.dw(t, t / 3))
+    for t, s in random.Random(0).sample(pairs, len(pairs)):
+        assert torch.equal(shuffled.dw(t, s), plain.dw(t, s))
+    told.follow([1.0, 0.6, 0.2])
+    assert torch.equal(told.dw(1.0, 0.6), plain.dw(1.0, 0.6))
+    # Several are drawn at once where the batch is small, and one at a time where it is not.
+    assert bool(told._rows) == (n < 3000)
+
+
 def test_a_returned_increment_is_never_changed_by_later_queries():
     source = path()
     first = source.dw(1.0, 0.7)
@@ -149,13 +167,17 @@ def test_memory_does_not_grow_with_the_number_of_queries():
     source = path(n=100, dim=8)
     source.dw(1.0, 0.0)
     source.dw(2.0**-OCTAVES, 0.0)
+    times = torch.linspace(1, 1e-3, 500, dtype=torch.float64).tolist()
+    source.follow(times)
+    source.dw(*times[:2])
     before = len(pickle.dumps(source))
-    for t, s in itertools.pairwise(torch.linspace(1, 1e-3, 500, dtype=torch.float64).tolist()):
+    for t, s in itertools.pairwise(times):
         source.dw(t, s)
         source.normal(f"corrector at {t}")
     assert len(pickle.dumps(source)) <= before + 100
     draw = 100 * 8 * 8
-    assert before < 60 * draw
+    # And the words that are hashed at once, of two normals each.
+    assert before < 60 * draw + 2 * 8 * 2**15
 
 
 @pytest.mark.parametrize(("t", "s"), [(0.7, 0.7 - 1e-6), (1e-5, 1e-5 - 1e-11)])
@@ -166,6 +188,14 @@ def test_an_increment_inside_a_smallest_cell_is_refused(t: float, s: float):
         path().dw(t, s)
     fine = BrownianPath(Normals(0, (4, 1), dtype=torch.float64), 1.0, levels=30)
     assert fine.dw(t, s).abs().max() > 0
+
+
+def test_two_times_in_a_smallest_cell_may_be_asked_for_one_after_the_other():
+    source, t, s = path(), 0.7, 0.7 - 1e-6
+    assert torch.equal(source.dw(t, 0.1), path().dw(t, 0.1))
+    assert torch.equal(source.dw(s, 0.1), path().dw(s, 0.1))
+    assert torch.equal(source.dw(0.9, t), path().dw(0.9, t))
+    assert torch.equal(source.dw(s, 0.2), path().dw(s, 0.2))
 
 
 def test_one_inside_a_smallest_cell_of_the_fine_tree_is_nan():

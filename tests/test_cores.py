@@ -156,6 +156,8 @@ BASE: dict[str, Any] = {
         "times": "log_snr",
     },
 }
+TRAINING = BASE["training"]
+MLP_OF_DIGITS = {"name": "mlp", "data_std": 0.8, "width": 64, "blocks": 1}
 NCSNPP = {
     "name": "ncsnpp",
     "nf": 8,
@@ -181,13 +183,39 @@ VE_CHANGES = {
     "parametrisation": "score",
 }
 CARDS: dict[str, dict[str, Any]] = {
-    "mlp": {"network": {"name": "mlp", "data_std": 0.8, "width": 64, "blocks": 1}},
+    "mlp": {"network": MLP_OF_DIGITS},
+    "sliced": {"network": MLP_OF_DIGITS, "training": TRAINING | {"objective": "sliced"}},
+    "finite differences": {
+        "network": MLP_OF_DIGITS,
+        "training": TRAINING | {"objective": {"name": "finite_difference", "directions": "sphere"}},
+    },
+    "energy": {"network": MLP_OF_DIGITS | {"energy": True}},
+    "energy by finite differences": {
+        "network": MLP_OF_DIGITS | {"energy": True},
+        "training": TRAINING
+        | {
+            "objective": {"name": "finite_difference", "count": 4},
+            "weighting": "likelihood",
+            "times": "importance",
+            "steps": 150,
+        },
+    },
+    "denoised": {
+        "network": MLP_OF_DIGITS | {"precondition": False},
+        "parametrisation": "denoised",
+        "training": TRAINING | {"weighting": "edm", "times": {"law": "ddpm", "count": 100}},
+    },
+    "velocity": {
+        "network": MLP_OF_DIGITS | {"width": 128, "precondition": False},
+        "parametrisation": "velocity",
+        "training": TRAINING | {"steps": 200, "learning_rate": 0.003},
+    },
     "unet": {"network": {"name": "unet", "data_std": 0.8, "width": 8, "attention": [4]}},
     "unet with classes": {"network": {"name": "unet", "data_std": 0.8, "width": 8, "class_conditional": True}},
     "edm": {
         "network": {"name": "unet", "data_std": 0.8, "width": 12, "patch": 2},
         "sde": {"name": "edm"},
-        "training": BASE["training"] | {"steps": 60, "weighting": "edm", "times": {"law": "log_normal", "tails": 0.1}},
+        "training": TRAINING | {"steps": 60, "weighting": "edm", "times": {"law": "log_normal", "tails": 0.1}},
     },
     "ddpmpp": {"network": NCSNPP | {"fir": False, "progressive_input": "none"}},
     "ncsnpp": {"network": NCSNPP | {"embedding_type": "fourier", "scale_by_sigma": True}} | VE_CHANGES,
@@ -244,16 +272,28 @@ def test_classes_reach_the_network_in_training_and_some_are_left_out(tmp_path: P
         ),
         ({"network": NCSNPP | {"progressive": "out"}}, r"network\.progressive: Input should be 'none'"),
         (
-            CARDS["mlp"] | {"training": BASE["training"] | {"times": {"law": "log_normal", "tail": 0.1}}},
+            CARDS["mlp"] | {"training": TRAINING | {"times": {"law": "log_normal", "tail": 0.1}}},
             r"no key 'training\.times\.tail'; did you mean 'training\.times\.tails'",
         ),
         (
-            CARDS["mlp"] | {"training": BASE["training"] | {"times": "log_normel"}},
+            CARDS["mlp"] | {"training": TRAINING | {"times": "log_normel"}},
             r"no training\.times 'log_normel'; did you mean 'log_normal'",
         ),
         (
-            CARDS["ddpmpp"] | {"training": BASE["training"] | {"weighting": "edm"}},
+            CARDS["ddpmpp"] | {"training": TRAINING | {"weighting": "edm"}},
             "'edm' takes a network with data_std",
+        ),
+        (
+            CARDS["mlp"] | {"training": TRAINING | {"objective": "slicd"}},
+            r"no training\.objective 'slicd'; did you mean 'sliced'",
+        ),
+        (
+            CARDS["mlp"] | {"training": TRAINING | {"times": "ncsn"}},
+            r"times ncsn: the process is ve with two noise levels; got 'vp'",
+        ),
+        (
+            {"network": MLP_OF_DIGITS | {"energy": True, "precondition": False}, "parametrisation": "score"},
+            r"network\.energy takes network\.precondition",
         ),
         (CARDS["mlp"] | {"parametrisation": "score"}, "'mlp' under 'vp' predicts 'noise'; got 'score'"),
         (CARDS["ncsnpp"] | {"parametrisation": "noise"}, "'ncsnpp' under 've' predicts 'score'; got 'noise'"),

@@ -7,9 +7,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pretrained.networks.classifier import Classifier
 from pretrained.networks.convnet import ConvNet
+from pretrained.networks.direct import Direct
 from pretrained.networks.precondition import Preconditioned
 from solvers.divergence import ExactDivergence, Hutchinson
-from solvers.process import ReverseProcess
+from solvers.process import PARAMETRISATIONS, Parametrisation, ReverseProcess
 from solvers.sde import EDM, VE, VP, Cosine, ForwardSDE, SubVP
 
 
@@ -120,6 +121,31 @@ def test_one_core_serves_every_process_by_change_of_variables(sde: ForwardSDE) -
     found = ReverseProcess(sde, network.under(sde), "noise").denoised(x, t)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     assert not network.under(sde).training
+
+
+@pytest.mark.parametrize("sde", [VP(), SubVP(), VE(), EDM(), Cosine()], ids=lambda sde: sde.name)
+@pytest.mark.parametrize("kind", PARAMETRISATIONS)
+def test_every_prediction_is_of_order_one_and_means_what_the_process_reads(
+    sde: ForwardSDE, kind: Parametrisation
+) -> None:
+    """A core that answers with the target in units of c predicts the very x_0 and z of its sample."""
+    s, t = 0.7, torch.tensor([0.01, 0.1, 0.5, 0.9], dtype=torch.float64)
+    x_0, z = s * normal(4, 50_000), normal(4, 50_000, seed=1)
+    alpha, sigma = (c(t)[:, None] for c in (sde.alpha, sde.sigma))
+    h = 1e-6
+    rates = [((c(t + h) - c(t - h)) / (2 * h))[:, None] for c in (sde.alpha, sde.sigma)]
+    targets = {"score": -z / sigma, "noise": z, "denoised": x_0, "velocity": rates[0] * x_0 + rates[1] * z}
+
+    class Core(nn.Module):
+        def forward(self, scaled: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
+            return targets[kind] / network.scale(t)[:, None]
+
+    network = Direct(Core(), sde, s, kind)
+    torch.testing.assert_close(targets[kind].std(1), network.scale(t), rtol=0.02, atol=0)
+    process = ReverseProcess(sde, network, kind)
+    x = alpha * x_0 + sigma * z
+    torch.testing.assert_close(sigma / alpha * process.noise(x, t), sigma / alpha * z, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(process.denoised(x, t), x_0, rtol=1e-5, atol=1e-5 * float((sigma / alpha).max()))
 
 
 def test_the_noise_keeps_its_digits_at_the_smallest_times() -> None:

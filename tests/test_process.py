@@ -53,6 +53,39 @@ def test_the_problems_score_is_the_exact_one():
     assert torch.allclose(problem.process().score(x, 0.4), exact(problem, "score", x, t), rtol=1e-12)
 
 
+def test_coefficients_of_a_grid_are_computed_once_and_are_those_of_its_steps():
+    calls: list[int] = []
+
+    def rule(sde: ForwardSDE, t: Tensor, s: Tensor, power: int) -> tuple[Tensor, ...]:
+        calls.append(len(t))
+        return (t + s) / 2, sde.alpha(t) ** power
+
+    process, times = Gaussian().process(), [1.0, 0.7, 0.2, 0.1]
+    alone = [process.coefficients(rule, t, s, 2) for t, s in itertools.pairwise(times)]
+    assert calls == [1, 1, 1]
+    process.follow(times)
+    assert [process.coefficients(rule, t, s, 2) for t, s in itertools.pairwise(times)] == alone
+    assert alone[1] == pytest.approx((0.45, process.sde.alpha(0.7) ** 2))
+    # A step off the grid is its own, another process on the same grid finds the coefficients kept.
+    assert process.coefficients(rule, 0.7, 0.1, 2)[0] == pytest.approx(0.4)
+    other = Gaussian().process()
+    other.follow(times)
+    assert other.coefficients(rule, 0.7, 0.2, 2) == alone[1]
+    assert calls == [1, 1, 1, 3, 1]
+    # Settings make other coefficients.
+    assert process.coefficients(rule, 0.7, 0.2, 1) == pytest.approx((0.45, process.sde.alpha(0.7)))
+
+
+@pytest.mark.parametrize("asked", PARAMETRISATIONS)
+def test_predictions_on_an_announced_grid_are_the_same(asked: Parametrisation):
+    problem = Gaussian()
+    process, x, times = problem.process(), problem.prior(5, 0), [1.0, 0.5, 0.01]
+    before = [getattr(process, asked)(x, t) for t in (*times, 0.3)]
+    process.follow(times)
+    for t, expected in zip((*times, 0.3), before, strict=True):
+        assert torch.allclose(getattr(process, asked)(x, t), expected, rtol=1e-13, atol=1e-13)
+
+
 def test_every_evaluation_is_counted():
     problem = Gaussian()
     process, x = problem.process(), problem.prior(5, 0)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from records import cell, compute, cost, environment, fill, record
 
+from bench.kinds.likelihood import ERRORS_APART
 from bench.record import Record
 from bench.report import provenance_text, write_report
 from bench.store import Store
@@ -36,10 +37,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run")
     store = fill(path, gaussian_records())
     for solver in ("euler", "heun"):
-        item = record(
-            cell(solver, problem="digits", n=8), {"fd_digits": (3.0, 0.1), "bits_per_dim": "not an ODE solver"}
-        )
+        item = record(cell(solver, problem="digits", n=8), {"fd_digits": (3.0, 0.1)})
         store.write(item, torch.rand(8, 1, 8, 8))
+    values = dict.fromkeys(ERRORS_APART, 0.002) | {"bits_per_dim": (2.0, 0.1), "bits_probe_error": 0.03}
+    for budget, error in ((10, 0.5), (20, 0.004), (50, 0.05), (100, 0.008)):
+        spec = cell("heun", problem="digits", n=8, kind="likelihood", budget=budget)
+        store.write(record(spec, {**values, "bits_per_dim_error": (error, 0.001)}))
     write_report(path)
     return path
 
@@ -49,6 +52,8 @@ def test_every_figure_is_there_as_png_and_svg(folder: Path) -> None:
     stems = {f"gaussian_{metric}_{x}" for metric in ("pathwise_rmse", "w2_gaussian") for x in ("nfe", "seconds")}
     views = ("ranks", "pairs", "frontier")
     stems |= {f"gaussian_{metric}_{x}" for metric in ("pathwise_rmse", "w2_gaussian") for x in (*views, "targets")}
+    stems |= {f"digits_bits_per_dim_error_{x}" for x in ("nfe", "seconds", "targets")}
+    stems |= {f"digits_bits_per_dim_{x}" for x in ("nfe", "seconds")}
     stems |= {f"digits_fd_digits_{x}" for x in ("nfe", "seconds", *views)} | {"digits_samples"}
     assert figures == {f"{stem}{suffix}" for stem in stems for suffix in (".png", ".svg")}
     for name in figures:
@@ -93,7 +98,7 @@ def test_a_second_report_is_the_same_bytes(folder: Path) -> None:
         if "records" not in path.parts and path.suffix in (".csv", ".md", ".svg", ".parquet", ".png", ".tex", ".json")
     ]
     before = {path: path.read_bytes() for path in paths}
-    assert len(before) == 46
+    assert len(before) == 56
     write_report(folder)
     for path in paths:
         assert path.read_bytes() == before[path], path.name
@@ -102,7 +107,7 @@ def test_a_second_report_is_the_same_bytes(folder: Path) -> None:
 def test_the_page_names_its_figures_and_they_are_there(folder: Path) -> None:
     page = (folder / "report.md").read_text()
     shown = re.findall(r"!\[\w+\]\((.+?)\)", page)
-    assert len(shown) == len(set(shown)) == 18
+    assert len(shown) == len(set(shown)) == 23
     for path in shown:
         assert (folder / path).is_file()
 
@@ -126,13 +131,22 @@ def test_every_table_of_the_page_is_well_formed(folder: Path) -> None:
         assert re.fullmatch(r"(\|-+)+\|", table.splitlines()[1])
 
 
+def test_a_likelihood_has_its_cost_and_its_errors_apart(folder: Path) -> None:
+    page = (folder / "report.md").read_text()
+    part = page[page.index("## Likelihood") : page.index("## Samples")]
+    # 0.004 at 20 evaluations is no better than it looks: at 50 the error is larger again.
+    assert "| heun | log_snr | 20 | 100 | not reached | not reached | 4.0e-03 |" in part
+    assert "| heun | log_snr | 100 | 2.00 ± 0.10 | 0.0080 ± 0.0010 | 0.0300 | 0.00200 |" in part
+    assert "Variational bound (reverse SDE): 0.002 ± 0.010" in part
+
+
 def test_cells_without_a_result_are_listed_with_their_reasons(folder: Path) -> None:
     page = (folder / "report.md").read_text()
     part = page[page.index("## Cells without a result") :]
     assert f"| {cell('ddim', budget=5).name} | error | it \\| broke badly |" in part
     assert f"| {cell('ddim').name} | timeout | took longer than 3 s |" in part
     assert part.count("\n| gaussian-") == 2
-    assert "14 cells (" in page
+    assert "18 cells (" in page
     assert "1 error" in page
     assert "1 timeout" in page
 

@@ -37,10 +37,14 @@ class Kind(ABC):
     Attributes:
         key: value of ``kind`` in matrices and records.
         summary: one line for lists.
+        crosses: the list of a matrix, ``solvers`` or ``objectives``, whose entries such cells are of.
+        heads: of a leaderboard's columns: what a row is, on what grid, with what budget.
     """
 
     key: ClassVar[str]
     summary: ClassVar[str]
+    crosses: ClassVar[str] = "solvers"
+    heads: ClassVar[tuple[str, str, str]] = ("solver", "grid", "NFE")
 
     @classmethod
     @abstractmethod

@@ -16,7 +16,7 @@ from bench.likelihood import Plan, converged, dequantised, grid_upwards, image_l
 from bench.metrics.bits_per_dim import LikelihoodOutcome
 from bench.metrics.log_density import DensityOutcome
 from bench.metrics.metric import Outcome, get_metric
-from bench.problems.problem import Problem
+from bench.problems.problem import ImageProblem, Problem
 from bench.record import CellSpec, Record
 from solvers.divergence import Divergence, ExactDivergence, Hutchinson
 from solvers.errors import DivergenceError
@@ -47,7 +47,8 @@ class Likelihood(Kind):
     """From data at t_min_likelihood up to t_max.
 
     On a problem whose density is known: n draws of the law at t_min_likelihood, the divergence and the law at t_max
-    exact. On images: the first n held-out ones, dequantised, with Rademacher probes (two draws of two probes unless the cell says).
+    exact. On images: the first n held-out ones, dequantised, with Rademacher probes; two draws of two probes unless
+    the cell says.
     """
 
     key: ClassVar[str] = "likelihood"
@@ -117,7 +118,7 @@ def _has_density(problem: type[Problem]) -> bool:
 
 
 def _has_images(problem: type[Problem]) -> bool:
-    return hasattr(problem, "levels")
+    return issubclass(problem, ImageProblem)
 
 
 def _plan(spec: CellSpec) -> Plan:

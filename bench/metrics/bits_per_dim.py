@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from bench.likelihood import Converged, ImageSolve, dequantisation_error, probe_error
-from bench.metrics.metric import Metric, Outcome, register_metric, replicates
+from bench.metrics.metric import Metric, Outcome, measured, register_metric
 from bench.record import MetricValue
 
 
@@ -44,7 +44,7 @@ class BitsPerDim(BitsMetric):
 
     The cell's solver integrates state and log-determinant upwards from t_min_likelihood on its own grid at its own
     budget (or tolerance). The value is what that solve gives, not a bound: a coarse solve errs to either side, so it
-    does not rank solvers. The standard error is that of the mean over images, draws and probes. Floor: the converged
+    does not rank solvers. The standard error is the whole one, of images, draws and probes. Floor: the converged
     solve's value.
     """
 
@@ -52,9 +52,7 @@ class BitsPerDim(BitsMetric):
     label: ClassVar[str] = "bits/dim by the row's own solver"
 
     def of(self, bits: Tensor, converged: Converged) -> MetricValue:
-        left = replicates(lambda kept: float(kept.mean()), bits)
-        floor = float(converged.bits.mean())
-        return MetricValue(value=float(bits.mean()), standard_error=_error(bits), floor=floor, replicates=left)
+        return measured(_mean, _by_image(bits), floor=float(converged.bits.mean()))
 
 
 @register_metric
@@ -67,14 +65,12 @@ class BitsPerDimError(BitsMetric):
 
     key: ClassVar[str] = "bits_per_dim_error"
     label: ClassVar[str] = "solver error in bits/dim"
+    shown_to: ClassVar[float] = 10.0
     direction: ClassVar[Literal["lower", "higher", "none"]] = "lower"
     limits: ClassVar[tuple[float, float]] = (0.0, math.inf)
 
     def of(self, bits: Tensor, converged: Converged) -> MetricValue:
-        difference = bits - converged.bits
-        left = replicates(lambda kept: abs(float(kept.mean())), difference)
-        error = _error(difference)
-        return MetricValue(value=abs(float(difference.mean())), standard_error=error, replicates=left)
+        return measured(lambda kept: abs(_mean(kept)), _by_image(bits - converged.bits))
 
 
 @register_metric
@@ -141,10 +137,13 @@ class BitsBound(BitsMetric):
     reference: ClassVar[str] = "Kingma et al. 2021, arXiv:2107.00630, eq. 11; Song et al. 2021, arXiv:2101.09258"
 
     def of(self, bits: Tensor, converged: Converged) -> MetricValue:
-        return MetricValue(value=float(converged.bound.mean()), standard_error=_error(converged.bound[:, :, None]))
+        return measured(_mean, converged.bound.mean(1))
 
 
-def _error(values: Tensor) -> float:
-    """Standard error of the mean of (n, draws, probes), images being independent."""
-    by_image = values.mean((1, 2))
-    return float(by_image.std()) / math.sqrt(len(by_image))
+def _by_image(values: Tensor) -> Tensor:
+    """Means over draws and probes, (n,): images are independent."""
+    return values.mean((1, 2))
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.mean())

@@ -28,7 +28,7 @@ def hash_of(images: Tensor) -> str:
 
 @lru_cache(maxsize=32)
 def _reference_hash(problem: Problem, n: int, seed: int) -> str:
-    return hash_of(image_problem(problem).reference(n, seed, 0))
+    return hash_of(image_problem(problem).compared_with(n, seed, 0))
 
 
 def image_problem(problem: Problem) -> ImageProblem:
@@ -88,7 +88,7 @@ class FeatureMetric(Metric):
         problem, spec = image_problem(outcome.problem), outcome.spec
         extractor = get_extractor(self.extractor, problem.device)
         layer = extractor.layers[self.layer]
-        reference = reference_features(extractor, problem.reference(spec.n, spec.seed, 0))[layer]
+        reference = reference_features(extractor, problem.compared_with(spec.n, spec.seed, 0))[layer]
         features = sample_features(self.extractor, outcome)[layer]
         value = self.compare(features, reference)
         share = clipped_share(problem, outcome.samples)
@@ -104,7 +104,7 @@ class FeatureMetric(Metric):
         self, extractor: Extractor, layer: str, problem: ImageProblem, spec: CellSpec, reference: Tensor
     ) -> float | None:
         try:
-            images = problem.reference(spec.n, spec.seed, 1)
+            images = problem.compared_with(spec.n, spec.seed, 1)
         except UsageError:
             # Too few other real images for a floor do not make the value wrong.
             return None

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from bench.metrics.metric import Metric, Outcome, register_metric
+from bench.metrics.metric import Metric, Outcome, measured, register_metric
 from bench.record import MetricValue
 
 
@@ -27,6 +27,7 @@ class LogDensityError(Metric):
 
     key: ClassVar[str] = "log_density_error"
     label: ClassVar[str] = "error of the log-density"
+    shown_to: ClassVar[float] = 10.0
     unit: ClassVar[str] = "bits per dimension"
     reference: ClassVar[str] = "Chen et al. 2018, arXiv:1806.07366"
 
@@ -34,4 +35,4 @@ class LogDensityError(Metric):
         if not isinstance(outcome, DensityOutcome):
             return MetricValue(reason="a metric of cells of kind likelihood")
         miss = (outcome.log_p - outcome.exact).abs() / (outcome.samples[0].numel() * math.log(2))
-        return MetricValue(value=float(miss.mean()), standard_error=float(miss.std()) / math.sqrt(len(miss)))
+        return measured(lambda kept: float(kept.mean()), miss)

@@ -35,6 +35,7 @@ class Metric(ABC):
         unit: of the value.
         direction: which is better; ``none`` for values that do not rank solvers.
         limits: range of the value.
+        shown_to: figures end there, where values that say no more than "useless" would flatten the others.
         shared: whether every seed is held against the same reference, whose own sampling error no seed averages out.
         drawn: whether each seed draws a reference of its own: one seed then shows a single draw, and decides nothing.
         resolves: whether the floor is the reference's own error, below which no difference is told.
@@ -46,6 +47,7 @@ class Metric(ABC):
     unit: ClassVar[str]
     direction: ClassVar[Literal["lower", "higher", "none"]] = "lower"
     limits: ClassVar[tuple[float, float]] = (0.0, float("inf"))
+    shown_to: ClassVar[float] = float("inf")
     shared: ClassVar[bool] = False
     drawn: ClassVar[bool] = False
     resolves: ClassVar[bool] = False

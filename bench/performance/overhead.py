@@ -8,7 +8,7 @@ take pre-drawn normals; what a BrownianPath costs in their place is a column of 
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bench.performance import peers
 from bench.performance.loops import LOOPS
-from solvers.brownian import Brownian, BrownianPath, Tape
+from solvers.brownian import Brownian, BrownianPath, Tape, announce
 from solvers.grids import make_grid
 from solvers.normals import Normals
 from solvers.process import Network, ReverseProcess
@@ -63,6 +63,10 @@ class Stopwatch:
         value = self._source.dw(t, s)
         self.seconds += time.perf_counter() - began
         return value
+
+    def follow(self, times: Sequence[float]) -> None:
+        """Announced to the source."""
+        announce(self._source, times)
 
     def normal(self, stream: str) -> Tensor:
         """The source's."""

@@ -86,6 +86,14 @@ class ImageProblem(Problem):
     scale: float
     offset: float
 
+    def compared_with(self, n: int, seed: int, draw: int) -> Tensor:
+        """The images whose features those of samples are compared with: the references, unless said otherwise.
+
+        Raises:
+            UsageError: there are fewer than n.
+        """
+        return self.reference(n, seed, draw)
+
     def to_levels(self, samples: Tensor) -> Tensor:
         """The levels that states lie nearest to, clipped to the data's, (n, ...), uint8."""
         return quantise((samples.float() - self.offset) / self.scale, self.levels)

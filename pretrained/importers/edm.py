@@ -210,7 +210,8 @@ def _renamed(weights: dict[str, Tensor], core: NCSNpp, who: str) -> dict[str, Te
         depth = 2 if parts[0] in ("enc", "dec") else 1
         # Filters are settings, and there are no augmentation labels in sampling.
         if parts[-1] != "resample_filter" and parts[0] != "map_augment":
-            layers.setdefault(".".join(parts[:depth]), {})[".".join(parts[depth:])] = torch.atleast_1d(value)
+            layer = layers.setdefault(".".join(parts[:depth]), {})
+            layer[".".join(parts[depth:])] = value if value.ndim else value[None]
     found = {
         f"all_modules.{place}.{name}": value
         for place, own in enumerate(part for layer, own in layers.items() for part in _parts(layer, own))

@@ -130,9 +130,10 @@ def _names() -> dict[tuple[str, str], Callable[..., Any]]:
         _expect(data, torch.storage.TypedStorage, "the storage of a tensor")
         whole = torch.empty(0, dtype=data.dtype).set_(data._untyped_storage)
         # as_strided keeps to the storage, where set_ itself would enlarge it.
-        return whole.as_strided(size, stride, offset).clone()
+        values: Tensor = whole.as_strided(size, stride, offset).clone()
+        return values
 
-    def parameter(data: Tensor, *rest: Any) -> Tensor:
+    def parameter(data: Any, *rest: Any) -> Any:
         return _expect(data, Tensor, "a parameter")
 
     def scalar(kind: Number, raw: bytes) -> Any:

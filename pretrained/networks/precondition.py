@@ -18,6 +18,7 @@ Reference: Karras et al. 2022, arXiv:2206.00364, table 1 and app. B.6.
 
 from torch import Tensor, nn
 
+from pretrained.networks.conservative import Conservative
 from solvers.sde import ForwardSDE, expand
 
 
@@ -38,7 +39,7 @@ class Preconditioned(nn.Module):
 
     def under(self, sde: ForwardSDE) -> "Preconditioned":
         """The same core as a noise predictor under another process."""
-        return Preconditioned(self.core, sde, self.data_std).train(self.training)
+        return type(self)(self.core, sde, self.data_std).train(self.training)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Noise E[z | x_t = x], shape of x.
@@ -55,3 +56,17 @@ class Preconditioned(nn.Module):
         core = self.core(scaled, lam) if labels is None else self.core(scaled, lam, labels)
         noise: Tensor = expand(sigma / root, x) * scaled - expand(signal / root, x) * core
         return noise
+
+
+class PreconditionedEnergy(Preconditioned):
+    """The same around a core that is a gradient: noise = sigma grad_x energy, score = -grad_x energy."""
+
+    core: Conservative
+
+    def energy(self, x: Tensor, t: Tensor) -> Tensor:
+        """E(x, t) = |x / root|^2/2 + (alpha s/sigma) psi(x / root, lam), (n,), up to a function of t."""
+        signal, sigma = self.sde.alpha(t) * self.data_std, self.sde.sigma(t)
+        scaled = x / expand((signal.square() + sigma.square()).sqrt(), x)
+        psi = self.core.potential(scaled, self.sde.lam(t))
+        energy: Tensor = scaled.square().flatten(1).sum(1) / 2 + (signal / sigma).to(x.dtype) * psi
+        return energy

@@ -15,28 +15,41 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ConvNetSettings(Section):
+class CoreSettings(Section):
+    """What the networks of this project share, for data of standard deviation ``data_std``.
+
+    With ``precondition`` they predict the noise through EDM's preconditioning
+    (:mod:`pretrained.networks.precondition`), and with ``energy`` the score is a gradient
+    (:mod:`pretrained.networks.conservative`); without it, what the card's ``parametrisation`` says
+    (:mod:`pretrained.networks.direct`).
+    """
+
+    name: str
+    data_std: Positive
+    precondition: bool = True
+    energy: bool = False
+
+
+class ConvNetSettings(CoreSettings):
     """See :class:`pretrained.networks.convnet.ConvNet`."""
 
     name: Literal["convnet"]
-    data_std: Positive
     width: Annotated[int, Field(gt=0, multiple_of=8)]
     blocks: Count
     mix: Count
     dropout: Fraction
 
 
-class MLPSettings(Section):
+class MLPSettings(CoreSettings):
     """See :class:`pretrained.networks.mlp.MLP`."""
 
     name: Literal["mlp"]
-    data_std: Positive
     width: Count
     blocks: Count
     dropout: Fraction = 0.0
 
 
-class UNetSettings(Section):
+class UNetSettings(CoreSettings):
     """See :class:`pretrained.networks.unet.UNet`.
 
     With ``class_conditional`` it is given the classes of the training data, each left out with probability
@@ -44,7 +57,6 @@ class UNetSettings(Section):
     """
 
     name: Literal["unet"]
-    data_std: Positive
     width: Annotated[int, Field(gt=0, multiple_of=4)]
     multipliers: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2)
     blocks: Count = 1

@@ -14,10 +14,14 @@ from pretrained.training.processes import Processes
 from solvers.errors import UsageError
 
 
+def rise_and_fall(step: int, warm_up: int, steps: int) -> float:
+    """Share of the rate at a step counted from 0: linear rise over ``warm_up`` steps, times a half cosine down to 0."""
+    return min(1.0, (step + 1) / max(warm_up, 1)) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
 def learning_rate(settings: TrainingSettings, step: int) -> float:
-    """Rate at a step counted from 0: linear rise over ``warm_up`` steps, times a half cosine down to 0 at the end."""
-    rise = min(1.0, (step + 1) / max(settings.warm_up, 1))
-    return settings.learning_rate * rise * (1 + math.cos(math.pi * step / settings.steps)) / 2
+    """Rate at a step counted from 0, see :func:`rise_and_fall`."""
+    return settings.learning_rate * rise_and_fall(step, settings.warm_up, settings.steps)
 
 
 @torch.no_grad()

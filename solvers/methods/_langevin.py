@@ -53,13 +53,14 @@ def langevin_step(
         std = factor * process.sde.sigma(t)
         return combine(1.0, x, (std**2 / 2, std), (score, z))
     # The size is known on the device alone: nothing waits for it.
-    size = factor * (_mean_norm(z) / _mean_norm(score))
+    size = factor * (_sum_of_norms(z) / _sum_of_norms(score))
     return torch.addcmul(x, size * size / 2, score).addcmul_(size, z)
 
 
-def _mean_norm(x: Tensor) -> Tensor:
-    """Mean over the batch of the norms of the samples."""
-    return torch.linalg.vector_norm(x.flatten(1), dim=1).mean()
+def _sum_of_norms(x: Tensor) -> Tensor:
+    """Sum over the batch of the norms of the samples."""
+    total: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1).sum()
+    return total
 
 
 def correct(

@@ -1,14 +1,29 @@
 """DPM-Solver++ (SDE): exponential midpoint method in log-SNR, noise of one path in both stages."""
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
+from solvers.methods._exponential import combine
 from solvers.process import ReverseProcess
 from solvers.registry import register
+from solvers.sde import ForwardSDE
 from solvers.solver import FixedStepSolver
+
+
+def _coefficients(sde: ForwardSDE, t: Tensor, s: Tensor) -> tuple[Tensor, ...]:
+    """m, and u = a_m x + b_m denoised + std_m dw,  x_s = a x + b denoised + std dw + std_s dw(m, s), dw = dw(t, m)."""
+    lam_t, lam_s = sde.lam(t), sde.lam(s)
+    m, half = sde.t_of_lam((lam_t + lam_s) / 2), (lam_s - lam_t) / 2
+    sigma_t, sigma_m, sigma_s = sde.sigma(t), sde.sigma(m), sde.sigma(s)
+    gain, decay = -torch.expm1(-2 * half), torch.exp(-half)
+    std_m = sigma_m * torch.sqrt(gain / (t - m))
+    stage = sigma_m / sigma_t * decay, sde.alpha(m) * gain, std_m
+    whole = sigma_s / sigma_t * decay**2, -sde.alpha(s) * torch.expm1(-4 * half)
+    return m, *stage, *whole, sigma_s / sigma_m * decay * std_m, sigma_s * torch.sqrt(gain / (m - s))
 
 
 @register
@@ -37,17 +52,13 @@ class DpmppSde(FixedStepSolver):
     def nfe(self, steps: int) -> int:
         return 2 * steps
 
+    def path_times(self, process: ReverseProcess, times: Sequence[float]) -> Sequence[float]:
+        return process.between(_coefficients, times)
+
     def step(
         self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any
     ) -> tuple[Tensor, Any]:
-        sde = process.sde
-        lam_t, lam_s = sde.lam(t), sde.lam(s)
-        m = sde.t_of_lam((lam_t + lam_s) / 2)
-        half = (lam_s - lam_t) / 2
-        sigma_t, sigma_m, sigma_s = sde.sigma(t), sde.sigma(m), sde.sigma(s)
-        gain, decay = -math.expm1(-2 * half), math.exp(-half)
-        noise = sigma_m * math.sqrt(gain / (t - m)) * brownian.dw(t, m)
-        u = sigma_m / sigma_t * decay * x + sde.alpha(m) * gain * process.denoised(x, t) + noise
-        x_s = sigma_s / sigma_t * decay**2 * x - sde.alpha(s) * math.expm1(-4 * half) * process.denoised(u, m)
-        noise = sigma_s / sigma_m * decay * noise + sigma_s * math.sqrt(gain / (m - s)) * brownian.dw(m, s)
-        return x_s + noise, state
+        m, a_m, b_m, std_m, a, b, std, std_s = process.coefficients(_coefficients, t, s)
+        dw = brownian.dw(t, m)
+        u = combine(a_m, x, (b_m, std_m), (process.denoised(x, t), dw))
+        return combine(a, x, (b, std, std_s), (process.denoised(u, m), dw, brownian.dw(m, s))), state

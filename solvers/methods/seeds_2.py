@@ -1,14 +1,29 @@
 """SEEDS-2: two-stage exponential method in log-SNR on the noise prediction."""
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
+from solvers.methods._exponential import combine
 from solvers.process import ReverseProcess
 from solvers.registry import register
+from solvers.sde import ForwardSDE
 from solvers.solver import FixedStepSolver
+
+
+def _coefficients(sde: ForwardSDE, t: Tensor, s: Tensor) -> tuple[Tensor, ...]:
+    """m, and u = a_m x + b_m noise + std_m dw,  x_s = a x + b noise + std dw + std_s dw(m, s), dw = dw(t, m)."""
+    lam_t, lam_s = sde.lam(t), sde.lam(s)
+    m, h = sde.t_of_lam((lam_t + lam_s) / 2), lam_s - lam_t
+    alpha_t, alpha_m, alpha_s = sde.alpha(t), sde.alpha(m), sde.alpha(s)
+    sigma_m, sigma_s, growth = sde.sigma(m), sde.sigma(s), torch.expm1(h)
+    std_m = sigma_m * torch.sqrt(growth / (t - m))
+    stage = alpha_m / alpha_t, -2 * sigma_m * torch.expm1(h / 2), std_m
+    whole = alpha_s / alpha_t, -2 * sigma_s * growth
+    return m, *stage, *whole, alpha_s / alpha_m * std_m, sigma_s * torch.sqrt(growth / (m - s))
 
 
 @register
@@ -37,18 +52,13 @@ class Seeds2(FixedStepSolver):
     def nfe(self, steps: int) -> int:
         return 2 * steps
 
+    def path_times(self, process: ReverseProcess, times: Sequence[float]) -> Sequence[float]:
+        return process.between(_coefficients, times)
+
     def step(
         self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any
     ) -> tuple[Tensor, Any]:
-        sde = process.sde
-        lam_t, lam_s = sde.lam(t), sde.lam(s)
-        m = sde.t_of_lam((lam_t + lam_s) / 2)
-        h = lam_s - lam_t
-        alpha_t, alpha_m, alpha_s = sde.alpha(t), sde.alpha(m), sde.alpha(s)
-        sigma_m, sigma_s = sde.sigma(m), sde.sigma(s)
-        growth = math.expm1(h)
-        noise = sigma_m * math.sqrt(growth / (t - m)) * brownian.dw(t, m)
-        u = alpha_m / alpha_t * x - 2 * sigma_m * math.expm1(h / 2) * process.noise(x, t) + noise
-        x_s = alpha_s / alpha_t * x - 2 * sigma_s * growth * process.noise(u, m)
-        noise = alpha_s / alpha_m * noise + sigma_s * math.sqrt(growth / (m - s)) * brownian.dw(m, s)
-        return x_s + noise, state
+        m, a_m, b_m, std_m, a, b, std, std_s = process.coefficients(_coefficients, t, s)
+        dw = brownian.dw(t, m)
+        u = combine(a_m, x, (b_m, std_m), (process.noise(x, t), dw))
+        return combine(a, x, (b, std, std_s), (process.noise(u, m), dw, brownian.dw(m, s))), state

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from solvers.errors import DivergenceError, UsageError, unknown_name
+from solvers.methods._exponential import combine
 from solvers.methods._time_integral import Increment, halves, joined
 from solvers.process import ReverseProcess
 from solvers.registry import register
+from solvers.sde import scaled
 from solvers.solver import AdaptiveSolver, FixedStepSolver, Solver
 
 Method = Literal["euler", "milstein", "srk", "euler_heun", "midpoint", "heun", "log_ode"]
@@ -19,22 +21,26 @@ Stepping = Literal["fixed", "adaptive"]
 
 
 class _Facts(NamedTuple):
-    """Of a method: in which sense it takes the SDE, drift evaluations a step, order in law."""
+    """Of a method: in which sense it takes the SDE, drift evaluations a step, order in law.
+
+    ``any_noise``: whether its formula is one and the same for every kind of noise.
+    """
 
     sense: Literal["ito", "stratonovich"]
     evaluations: int
     order: int
+    any_noise: bool
 
 
 _METHODS: dict[Method, _Facts] = {
-    "euler": _Facts("ito", 1, 1),
-    "milstein": _Facts("ito", 1, 1),
+    "euler": _Facts("ito", 1, 1, True),
+    "milstein": _Facts("ito", 1, 1, False),
     # Two stages; it asks for the drift of the first again where the second needs it.
-    "srk": _Facts("ito", 3, 2),
-    "euler_heun": _Facts("stratonovich", 1, 1),
-    "midpoint": _Facts("stratonovich", 2, 1),
-    "heun": _Facts("stratonovich", 2, 2),
-    "log_ode": _Facts("stratonovich", 2, 1),
+    "srk": _Facts("ito", 3, 2, False),
+    "euler_heun": _Facts("stratonovich", 1, 1, True),
+    "midpoint": _Facts("stratonovich", 2, 1, True),
+    "heun": _Facts("stratonovich", 2, 2, True),
+    "log_ode": _Facts("stratonovich", 2, 1, False),
 }
 
 # First step of the adaptive form and the least one, in intervals.
@@ -114,7 +120,7 @@ class Torchsde(FixedStepSolver):
         return _METHODS[self.method].evaluations * steps
 
     def solve(self, process: ReverseProcess, x: Tensor, ts: Tensor, brownian: Any) -> Tensor:
-        return _solve(_ReverseSDE(process, x, ts, self.method), _Path(x, ts, brownian, False), x, dt=1.0)
+        return _solve(_ReverseSDE(process, x, self.method, False), _Path(x, ts, brownian, False), x, dt=1.0)
 
     def step(
         self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any
@@ -156,7 +162,7 @@ class _Adaptive(AdaptiveSolver):
 
     def solve(self, process: ReverseProcess, x: Tensor, ts: Tensor, brownian: Any) -> Tensor:
         ends = ts[[0, -1]]
-        sde, path = _ReverseSDE(process, x, ends, self.method), _Path(x, ends, brownian, True)
+        sde, path = _ReverseSDE(process, x, self.method, True), _Path(x, ends, brownian, True)
         try:
             return _solve(sde, path, x, dt=FIRST_STEP, adaptive=True, rtol=self.rtol, atol=self.atol, dt_min=0.0)
         except AssertionError as error:  # torchsde's answer to an error that is no number
@@ -226,7 +232,7 @@ class _Path:
         if return_U:
             dw, integral = self._integral(start, end)
             return self._flat(dw) / scale, self._flat(integral) / (scale * -self.dt)
-        dw = self._flat(self._brownian.dw(self._where(start), self._where(end))) / scale
+        dw = scaled(1 / scale, self._flat(self._brownian.dw(self._where(start), self._where(end))))
         return (dw, None) if return_A else dw
 
     def _integral(self, start: float, end: float) -> Increment:
@@ -251,13 +257,13 @@ class _Path:
 class _ReverseSDE:
     """The reverse SDE with the grid's index as time, in torchsde's form.
 
-    Each coordinate is a state of its own, (n dim, 1): torchsde has additive noise as matrices, which are 1 x 1 so.
+    Each coordinate is a state of its own, (n dim, 1): torchsde has additive noise as matrices, which are 1 x 1 so. As
+    diagonal noise they are numbers, a third less work: for methods that do the same with both.
     """
 
-    noise_type = "additive"
-
-    def __init__(self, process: ReverseProcess, x: Tensor, ts: Tensor, method: Method) -> None:
+    def __init__(self, process: ReverseProcess, x: Tensor, method: Method, adaptive: bool) -> None:
         self.method = method
+        self.noise_type = "diagonal" if _METHODS[method].any_noise and not adaptive else "additive"
         self.sde_type = _METHODS[method].sense
         self.path: Any = None
         self._process = process
@@ -274,7 +280,7 @@ class _ReverseSDE:
         t, dt = self.path.time(float(u)), self.path.dt
         sde, x = self._process.sde, y.reshape(self._shape)
         score = self._process.score(x, t)
-        drift: Tensor = (dt * (sde.drift_coefficient(t) * x - sde.diffusion_squared(t) * score)).reshape(y.shape)
+        drift = combine(dt * sde.drift_coefficient(t), x, (-dt * sde.diffusion_squared(t),), (score,)).reshape(y.shape)
         if not self._checked:
             self._checked, self._first = True, (y, drift)
         return drift
@@ -282,4 +288,4 @@ class _ReverseSDE:
     def g(self, u: Tensor, y: Tensor) -> Tensor:
         """Diffusion in u."""
         g = self._process.sde.diffusion(self.path.time(float(u))) * math.sqrt(-self.path.dt)
-        return torch.full_like(y[..., None], g)
+        return torch.full_like(y if self.noise_type == "diagonal" else y[..., None], g)

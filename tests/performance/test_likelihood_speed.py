@@ -1,0 +1,32 @@
+"""A likelihood beside the reference's procedure, in one run: half its time at the same error, memory flat in steps."""
+
+import pandas as pd
+import pytest
+
+from bench.performance import likelihood
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    return likelihood.measure("digits", repeats=1)
+
+
+def test_the_reference_procedure_is_the_published_one(table: pd.DataFrame) -> None:
+    """It reaches the error, and calls the network twice where this project calls it once."""
+    rows = table.set_index("procedure")
+    reference = rows.loc[likelihood.REFERENCE]
+    assert reference.error < likelihood.ERROR
+    assert reference.calls == 2 * reference.derivative_passes
+    own = rows[~rows.index.str.startswith("reference")]
+    assert (own.calls == own.derivative_passes).all()
+
+
+def test_half_the_time_of_the_reference_at_the_same_error(table: pd.DataFrame) -> None:
+    chosen = likelihood.best(table)
+    assert chosen.error <= likelihood.ERROR
+    assert chosen.ratio <= likelihood.RATIO
+
+
+def test_memory_is_flat_in_the_number_of_steps() -> None:
+    few, many = (likelihood.peak_bytes("digits", nfe) for nfe in likelihood.MEMORY_BUDGETS)
+    assert many <= few
