@@ -102,7 +102,7 @@ def checkpoints() -> Rows:
                 "final loss": round(result.final_loss, 4) if result else None,
                 "commit": result.commit[:10] if result and result.commit else None,
                 "description": card.description,
-                "where": "shipped",
+                "where": "shipped" if result else "not trained yet",
                 "file": None,
             }
         )

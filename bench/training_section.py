@@ -37,8 +37,8 @@ def _rows(part: pd.DataFrame, metrics: list[str]) -> Iterator[list[str]]:
         found = points.set_index("metric")
         row = [plain(f"{key[0]} ({key[1]})" if key[1] else str(key[0])), str(key[2])]
         for name in metrics:
-            value, error = found.loc[name, "value"], found.loc[name, "standard_error"]
-            row.append(number(value, error) if np.isfinite(value) else plain(str(found.loc[name, "reason"])))
+            value, error = float(found["value"][name]), float(found["standard_error"][name])
+            row.append(number(value, error) if np.isfinite(value) else plain(str(found["reason"][name])))
         costs = part[(part[keys] == list(key)).all(axis=1)].drop_duplicates("cell")
         spent = ((costs[name] / costs["steps"]).mean() for name in ("nfe", "derivative_passes"))
         yield [*row, *(f"{each:g}" for each in spent)]

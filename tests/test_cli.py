@@ -20,8 +20,10 @@ import yaml
 from records import cell, fill, record
 
 from bench import cli
+from bench.standings import standings
 from bench.store import Store
-from bench.tables import long_table, write_tables
+from bench.table_files import write_tables
+from bench.tables import long_table
 from pretrained.zoo import CHECKPOINTS
 from solvers import registry
 
@@ -190,7 +192,8 @@ def test_a_resumed_run_has_the_tables_of_an_undisturbed_one(both: tuple[Run, Run
     calm, rough, _ = both
     tables = []
     for run in (calm, rough):
-        write_tables(long_table(Store(run.out).records()), run.out / "tables")
+        table = long_table(Store(run.out).records())
+        write_tables(table, list(standings(table)), run.out / "tables")
         tables.append(pd.read_csv(run.out / "tables" / "long.csv"))
     assert set(OWN) < set(tables[0].columns)
     # A metric a row: pathwise error and Wasserstein distance of every cell.
