@@ -223,8 +223,8 @@ class Matrix(_Section):
     def _each_problem_has_solvers(self) -> Self:
         for entry in self.problems:
             if not (entry.solvers or self.solvers or self.objectives):
-                rule = "a problem has solvers, its own or the matrix's"
-                raise UsageError("matrix", rule, entry.name, "Add solvers, or objectives to the matrix")
+                rule = "a problem has solvers, its own or the matrix's, or the matrix has objectives"
+                raise UsageError("matrix", rule, entry.name, "Add solvers")
         return self
 
     def cells(self, device: str) -> list[CellSpec]:

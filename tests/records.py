@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from bench.cell import run_cell
+from bench.metrics.metric import Statistic, jackknife_error, replicates
 from bench.record import CellSpec, Cost, Environment, MetricValue, Record
 from bench.store import Store
 from solvers.registry import get_solver
@@ -92,3 +95,8 @@ def fill(folder: Path, records: list[Record]) -> Store:
     for item in records:
         store.write(item)
     return store
+
+
+def jackknife(statistic: Statistic, *samples: Tensor) -> float:
+    """Standard error of a statistic of samples of equal size."""
+    return jackknife_error(replicates(statistic, *samples))

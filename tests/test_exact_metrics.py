@@ -17,7 +17,7 @@ from bench.certify import law_of
 from bench.metrics.discrepancy import EnergyDistance, Mmd, block_sums, discrepancies
 from bench.metrics.flow_kl import FlowKl, divergence_terms, log_determinant
 from bench.metrics.law import LawKl, LawW2, law_kl, law_w2, prior_law, probed_law
-from bench.metrics.metric import Metric, Outcome, get_metric
+from bench.metrics.metric import BLOCKS, Metric, Outcome, get_metric
 from bench.metrics.mode_weights import ModeWeights
 from bench.metrics.moments import CovarianceError, MeanError
 from bench.metrics.wasserstein import W2, GaussianW2, assignment_w2, gaussian_w2
@@ -129,10 +129,10 @@ def test_mode_weights_of_exact_samples_are_those_of_chi_squared() -> None:
 # Energy distance and maximum mean discrepancy.
 
 
-@pytest.mark.parametrize("n", [7, 10, 23])
+@pytest.mark.parametrize("n", [7, 20, 43])
 def test_sums_over_blocks_give_the_discrepancy_and_those_with_a_block_left_out(n: int) -> None:
     a, b = normal(n, 2), normal(n, 2, seed=1) + 1
-    blocks = min(n, 10)
+    blocks = min(n, BLOCKS)
     block = torch.arange(n) * blocks // n
 
     def direct(a: Tensor, b: Tensor) -> float:

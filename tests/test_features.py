@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch_fidelity
 from made_inception import make_inception
-from records import cell
+from records import cell, jackknife
 from test_metrics import normal, state
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -23,7 +23,7 @@ from bench.metrics.extractors import INCEPTION, WEIGHTS_VARIABLE, Extractor, get
 from bench.metrics.frechet import FdDigits, FdDigitsSolver, Fid, check_number, excess, frechet, frechet_by_roots
 from bench.metrics.inception_score import InceptionScore
 from bench.metrics.kernel_distance import KdDigits, Kid, kernel_distance, measured_distance
-from bench.metrics.metric import Outcome, jackknife
+from bench.metrics.metric import Outcome
 from bench.metrics.precision_recall import Precision, PrecisionDigits, Recall, RecallDigits, precision, recall
 from bench.metrics.wasserstein import gaussian_w2
 from bench.problems.digits import Digits

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from records import cell
+from records import cell, jackknife
 from torch import Tensor
 
 from bench.metrics.discrepancy import EnergyDistance
 from bench.metrics.extractors import INCEPTION
-from bench.metrics.metric import BLOCKS, Outcome, get_metric, jackknife, measured, metric_classes, replicates
+from bench.metrics.metric import BLOCKS, Outcome, get_metric, measured, metric_classes, replicates
 from bench.metrics.pathwise import PathwiseRmse, root_mean_square
 from bench.metrics.wasserstein import GaussianW2, SlicedW2, gaussian_w2, sliced_w2
 from bench.problems.digits import Digits

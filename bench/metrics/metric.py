@@ -142,8 +142,3 @@ def jackknife_error(values: Sequence[float]) -> float:
     """
     theta = torch.tensor(values, dtype=torch.float64)
     return float(((len(theta) - 1) / len(theta) * (theta - theta.mean()).square().sum()).sqrt())
-
-
-def jackknife(statistic: Statistic, *samples: Tensor) -> float:
-    """Standard error alone of a statistic of samples of equal size, for values that are not compared."""
-    return jackknife_error(replicates(statistic, *samples))
