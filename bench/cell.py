@@ -47,7 +47,7 @@ def run_cell(spec: CellSpec, store: Store) -> Path:
             return store.record_path(spec)
         return store.write(failure(spec, "skipped", error.reason))
     kind = get_kind(spec.kind)
-    metrics = [get_metric(name) for name in kind.metrics(type(problem))]
+    metrics = [get_metric(name) for name in spec.metrics or kind.metrics(type(problem))]
     hashes = problem.hashes | {
         name: value for metric in metrics for name, value in metric.hashes(problem, spec).items()
     }

@@ -87,12 +87,14 @@ class ProblemEntry(_Asked):
     Attributes:
         name: key of the problem.
         n: samples a cell.
+        metrics: those taken of its samples; all of the problem unless given.
         likelihood: where its cells of kind likelihood take less than n.
         solvers: the matrix's unless given.
     """
 
     name: str
     n: Annotated[int, Field(ge=2)]
+    metrics: Names | None = None
     likelihood: LikelihoodEntry | None = None
     solvers: Annotated[list["SolverEntry"], Field(min_length=1)] | None = None
 
@@ -111,10 +113,18 @@ class ProblemEntry(_Asked):
             raise UsageError(f"problem {self.name}", f"there are {limit} reference samples", most, "Lower n")
         return self
 
-    def size(self, kind: str) -> dict[str, int]:
-        """The fields of a cell that say how much a kind of cell takes."""
-        asked = self.likelihood if kind == "likelihood" else None
-        return asked.model_dump() if asked else {"n": self.n}
+    @model_validator(mode="after")
+    def _metrics_of_the_problem(self) -> Self:
+        for name in self.metrics or ():
+            if name not in (known := problem_classes()[self.name].metrics):
+                raise unknown_name(f"problem {self.name}", "metric", name, known)
+        return self
+
+    def asked(self, kind: str) -> dict[str, Any]:
+        """The fields of a cell that say what a kind of cell takes of the problem, and how much."""
+        if kind == "likelihood":
+            return self.likelihood.model_dump() if self.likelihood else {"n": self.n}
+        return {"n": self.n, **({"metrics": tuple(self.metrics)} if self.metrics else {})}
 
 
 class SolverEntry(_Asked):
@@ -263,7 +273,7 @@ class Matrix(_Section):
                 batch_size=None if solver.batch_coupled else entry.batch_size or problem.batch_size,
                 kind=kind,
                 last=entry.last,
-                **{**problem.size(kind), **({"n": entry.n} if entry.n else {})},
+                **{**problem.asked(kind), **({"n": entry.n} if entry.n else {})},
             )
             for kind in kinds
             for settings, grid, budget in rows

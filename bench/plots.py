@@ -62,7 +62,9 @@ def _figures(
     looks = _looks(sorted(table.solver.unique()))
     for standing in standings:
         yield from _curves(standing, looks)
-        yield from standing_figures(standing, looks)
+        # Ranks, pairs, frontier and targets of what a problem and kind are judged by; the tables have every metric's.
+        if standing.metric == declared_metrics(standing.cells.kind.iloc[0], standing.problem)[0]:
+            yield from standing_figures(standing, looks)
     yield from bias_figures(records, store)
     yield from _sample_grids(records, store)
 

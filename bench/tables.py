@@ -74,7 +74,7 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
             "date": where.date,
         }
         blank = MetricValue(reason=": ".join(filter(None, (record.status, record.reason))))
-        metrics = record.metrics or dict.fromkeys(declared_metrics(spec.kind, spec.problem), blank)
+        metrics = record.metrics or dict.fromkeys(spec.metrics or declared_metrics(spec.kind, spec.problem), blank)
         rows += [{**cell, "metric": key, **value.model_dump()} for key, value in metrics.items()]
     table = pd.DataFrame(rows)
     measured = [name for name in MetricValue.model_fields if name not in ("reason", "flag", "replicates")]

@@ -457,3 +457,13 @@ def test_likelihood_cells_take_what_the_problem_says() -> None:
     assert {(cell.kind, cell.n, cell.draws) for cell in plain} == {("sampling", 500, None), ("likelihood", 500, None)}
     with pytest.raises(ValueError, match="there are 599 reference samples; got 600"):
         matrix(problems=[{**entry, "likelihood": {"n": 600}}])
+
+
+def test_a_matrix_may_take_some_of_a_problems_metrics(tmp_path: Path) -> None:
+    entry = {"name": "gaussian", "n": 4, "metrics": ["law_w2"]}
+    (spec, *_) = matrix(problems=[entry]).cells("cpu")
+    store = Store(tmp_path)
+    store.create()
+    assert list(store.read(run_cell(spec, store)).metrics) == ["law_w2"]
+    with pytest.raises(ValueError, match="problem gaussian: no metric 'law_w'; did you mean 'law_w2'"):
+        matrix(problems=[entry | {"metrics": ["law_w"]}])
