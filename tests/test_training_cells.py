@@ -136,7 +136,7 @@ def test_a_recipe_takes_the_objectives_settings_beside_its_own() -> None:
     [
         ({"objectives": [{"name": "slice"}]}, r"no objective 'slice'; did you mean 'sliced'"),
         ({"objectives": [{"name": "sliced", "settings": {"counts": 2}}]}, r"no key 'objective\.counts'; did you mean"),
-        ({"objectives": []}, r"a problem has solvers, .* Add solvers, or objectives"),
+        ({"objectives": []}, r"a problem has solvers, .* or the matrix has objectives"),
         ({"kinds": ["training"]}, "no kind 'training'"),
     ],
 )
