@@ -4,7 +4,7 @@ A card is a YAML file. Its upper part is the recipe that ``train`` follows; ``re
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import Field, field_serializer, model_validator
@@ -16,6 +16,7 @@ from pretrained.networks.settings import (
     Count,
     Fraction,
     NCSNppSettings,
+    NoisyClassifierSettings,
     Positive,
     ScoreNetworkSettings,
     Section,
@@ -92,24 +93,40 @@ class TrainingSettings(Section):
     flip: bool = False
 
 
-class ScoreTrainingSettings(TrainingSettings):
+class NoisyTrainingSettings(TrainingSettings):
+    """The loop of a network that sees noisy states.
+
+    ``times`` is a name, or a section with the name (``law``) and its settings; ``t_min`` is the earliest time, by
+    default the process's for likelihoods.
+    """
+
+    times: Times
+    t_min: Positive | None = None
+
+    @field_serializer("times")
+    def _short_times(self, value: TimeLaw) -> Any:
+        return _short(value)
+
+
+class ScoreTrainingSettings(NoisyTrainingSettings):
     """The loop with the loss of a score model, see :mod:`pretrained.objectives`.
 
-    ``objective`` and ``times`` are a name, or a section with the name (``name``, ``law``) and its settings; ``t_min``
-    is the earliest time, by default the process's for likelihoods.
+    ``objective`` is a name like ``times``, or a section with the name (``name``) and its settings.
     """
 
     objective: ObjectiveSettings = Denoising()
     weighting: Weighting
     reduction: Reduction
-    times: Times
-    t_min: Positive | None = None
 
-    @field_serializer("objective", "times")
-    def _short(self, value: Objective | TimeLaw) -> Any:
-        """What has no settings is written as its name."""
-        content = value.model_dump()
-        return content if len(content) > 1 else next(iter(content.values()))
+    @field_serializer("objective")
+    def _short_objective(self, value: Objective) -> Any:
+        return _short(value)
+
+
+def _short(value: Objective | TimeLaw) -> Any:
+    """What has no settings is written as its name."""
+    content = value.model_dump()
+    return content if len(content) > 1 else next(iter(content.values()))
 
 
 class Machine(Section):
@@ -171,8 +188,19 @@ class ClassifierResult(Result):
     test_accuracy: float
 
 
+class NoisyClassifierResult(ClassifierResult):
+    """``test_accuracy`` is that at t_min, ``noisy_accuracy`` the mean over noise levels.
+
+    See :func:`pretrained.tasks.noisy_accuracy`.
+    """
+
+    noisy_accuracy: float
+
+
 class ScoreCard(Section):
     """A score model."""
+
+    result_type: ClassVar[type[Result]] = ScoreResult
 
     name: str
     kind: Literal["score"]
@@ -219,6 +247,8 @@ class ScoreCard(Section):
 class ClassifierCard(Section):
     """A classifier, used as a feature extractor."""
 
+    result_type: ClassVar[type[Result]] = ClassifierResult
+
     name: str
     kind: Literal["classifier"]
     description: str
@@ -234,8 +264,39 @@ class ClassifierCard(Section):
         return self
 
 
-Card = ScoreCard | ClassifierCard
-KINDS: dict[str, type[ScoreCard] | type[ClassifierCard]] = {"score": ScoreCard, "classifier": ClassifierCard}
+class NoisyClassifierCard(Section):
+    """A classifier of noisy states, for guidance."""
+
+    result_type: ClassVar[type[Result]] = NoisyClassifierResult
+
+    name: str
+    kind: Literal["noisy_classifier"]
+    description: str
+    data: StateSettings
+    sde: SDESettings
+    network: NoisyClassifierSettings
+    training: NoisyTrainingSettings
+    result: NoisyClassifierResult | None = None
+
+    @property
+    def t_min(self) -> float:
+        """Earliest time of the training."""
+        return self.training.t_min or self.sde.build().t_min_likelihood
+
+    @model_validator(mode="after")
+    def _takes_the_data(self) -> Self:
+        """Refuses data that the network or the loop does not take, and times that its process does not have."""
+        _check_data(self)
+        self.training.times.check(self.sde.build())
+        return self
+
+
+Card = ScoreCard | ClassifierCard | NoisyClassifierCard
+KINDS: dict[str, type[ScoreCard] | type[ClassifierCard] | type[NoisyClassifierCard]] = {
+    "score": ScoreCard,
+    "classifier": ClassifierCard,
+    "noisy_classifier": NoisyClassifierCard,
+}
 
 
 def _check_data(card: Card) -> None:

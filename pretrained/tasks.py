@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from pretrained.card import Card, ClassifierCard, ScoreCard
+from pretrained.card import Card, ClassifierCard, NoisyClassifierCard, ScoreCard
 from pretrained.data import DataSpec, dequantise, draw_values
 from pretrained.networks.classifier import Classifier
 from pretrained.networks.conservative import Conservative
@@ -16,6 +16,7 @@ from pretrained.networks.direct import Direct
 from pretrained.networks.labelled import Labelled
 from pretrained.networks.mlp import MLP
 from pretrained.networks.ncsnpp import NCSNpp
+from pretrained.networks.noisy_classifier import NoisyClassifier
 from pretrained.networks.precondition import Preconditioned, PreconditionedEnergy
 from pretrained.networks.settings import ConvNetSettings, CoreSettings, NCSNppSettings, UNetSettings
 from pretrained.networks.unet import UNet
@@ -49,6 +50,9 @@ def build_network(card: Card, data: DataSpec) -> nn.Module:
     """
     if isinstance(card, ClassifierCard):
         return Classifier(data.shape, data.classes, **card.network.model_dump(exclude={"name"}))
+    if isinstance(card, NoisyClassifierCard):
+        settings = card.network.model_dump(exclude={"name"})
+        return NoisyClassifier(data.shape, data.classes, card.sde.build(), **settings)
     network, sde = card.network, card.sde.build()
     if isinstance(network, NCSNppSettings):
         return Labelled(NCSNpp(data.shape, network, _is_centred(card)), sde)
@@ -133,11 +137,44 @@ class ClassifierTask:
         return {"test_accuracy": accuracy(network, self.card)}
 
 
+@dataclass
+class NoisyClassifierTask:
+    """A classifier of noisy states under the cross entropy."""
+
+    card: NoisyClassifierCard
+    network: nn.Module
+    data: DataSpec
+
+    def loss(self, values: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Cross entropy in nats, with fresh dequantisation, times and noise."""
+        sde, t_min = self.card.sde.build(), self.card.t_min
+        uniform = stratify(torch.rand(len(values), generator=generator))
+        t = self.card.training.times.draw(sde, uniform, t_min).to(values.device)
+        x = _noisy(self.card, values, self.data.levels, t, generator)
+        return nn.functional.cross_entropy(self.network(x, t.to(x.dtype)), labels)
+
+    def figure(self, network: nn.Module) -> dict[str, float]:
+        """The accuracies on the test split."""
+        clear, noisy = noisy_accuracy(network, self.card)
+        return {"test_accuracy": clear, "noisy_accuracy": noisy}
+
+
+def _noisy(
+    card: NoisyClassifierCard, values: Tensor, levels: int | None, t: Tensor, generator: torch.Generator
+) -> Tensor:
+    """States x_t of images of levels (n, ...) at times t (n,)."""
+    x_0 = card.data.scale * draw_values(values, levels, generator) + card.data.offset
+    mean, std = card.sde.build().marginal(x_0, t)
+    return mean + std * torch.randn(x_0.shape, generator=generator).to(x_0)
+
+
 def build_task(card: Card, data: DataSpec, device: torch.device) -> Task:
     """The task of a card, its network untrained and on ``device``."""
     network = build_network(card, data).to(device)
     if isinstance(card, ClassifierCard):
         return ClassifierTask(card, network, data)
+    if isinstance(card, NoisyClassifierCard):
+        return NoisyClassifierTask(card, network, data)
     return ScoreTask(card, network, data)
 
 
@@ -191,3 +228,23 @@ def accuracy(network: nn.Module, card: ClassifierCard) -> float:
     parts = (images[first : first + CHUNK].to(device) for first in range(0, len(images), CHUNK))
     predicted = torch.cat([network(part).argmax(1).cpu() for part in parts])
     return int((predicted == data.labels).sum()) / len(data.labels)
+
+
+@torch.no_grad()
+def noisy_accuracy(network: nn.Module, card: NoisyClassifierCard) -> tuple[float, float]:
+    """Fractions of the test split that are classified rightly: at t_min, and with lam uniform between its ends.
+
+    The draws are fixed. Where the noise drowns the image no classifier does better than chance.
+    """
+    data = card.data.build().load("test")
+    sde, device = card.sde.build(), next(network.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    n = len(data.values)
+    every = LogSNR().draw(sde, stratify(torch.rand(n, generator=generator)), card.t_min)
+    shares = []
+    for t in (torch.full((n,), card.t_min, dtype=every.dtype), every[torch.randperm(n, generator=generator)]):
+        x = _noisy(card, data.values, data.levels, t, generator)
+        parts = (slice(first, first + CHUNK) for first in range(0, n, CHUNK))
+        predicted = [network(x[part].to(device), t[part].to(device, x.dtype)).argmax(1).cpu() for part in parts]
+        shares.append(int((torch.cat(predicted) == data.labels).sum()) / n)
+    return shares[0], shares[1]

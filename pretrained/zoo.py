@@ -1,5 +1,7 @@
 """The checkpoints: ``load(name)`` gives a score model, ``load_features(name)`` a feature extractor.
 
+``load_classifier(name)`` gives a classifier of noisy states.
+
 ``load(name).under(sde)`` gives a score model under another process than the one it was trained under.
 
 Those of this project are shipped; those that others published are read from where they were downloaded to, by a name
@@ -14,9 +16,10 @@ from safetensors.torch import load as parse_weights
 from torch import nn
 
 from pretrained import provenance
-from pretrained.card import CARDS, Card, ClassifierCard, ScoreCard, load_card, shipped_cards
+from pretrained.card import CARDS, Card, ClassifierCard, NoisyClassifierCard, ScoreCard, load_card, shipped_cards
 from pretrained.importers import diffusers, edm, song
 from pretrained.networks.classifier import Classifier
+from pretrained.networks.noisy_classifier import NoisyClassifier
 from pretrained.networks.precondition import Preconditioned
 from pretrained.published import (
     HUB,
@@ -36,6 +39,8 @@ CHECKPOINTS = CARDS.parent / "checkpoints"
 EDM_SUFFIX = ".pkl"
 # Of the images that imported networks were trained on: 8 bits a channel.
 LEVELS = 256
+# What loads a checkpoint, by the kind of its card.
+LOADERS = {"score": "load", "classifier": "load_features", "noisy_classifier": "load_classifier"}
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,23 @@ class FeatureExtractor:
     sha256: str
 
 
+@dataclass(frozen=True)
+class Guide:
+    """A trained classifier of noisy states.
+
+    Attributes:
+        network: in eval mode, frozen; ``network.guidance(x, t, labels)`` is grad log p(y | x_t).
+        sde: the forward process.
+        card: how it was made.
+        sha256: hash of its weights' file.
+    """
+
+    network: NoisyClassifier
+    sde: ForwardSDE
+    card: NoisyClassifierCard
+    sha256: str
+
+
 def names() -> list[str]:
     """Names of all shipped checkpoints."""
     return shipped_cards()
@@ -117,7 +139,7 @@ def load(name: str, device: torch.device | str = "cpu", folder: Path | None = No
         return _import(name, Path(name), device)
     card, weights = _files(name, folder)
     if not isinstance(card, ScoreCard):
-        raise _wrong_kind("load", name, card, "score", "load_features")
+        raise _wrong_kind("score", name, card)
     data = card.data.build().spec
     network, sha256 = _restore(card, weights, device)
     return Checkpoint(network, card.sde.build(), card.parametrisation, data.shape, data.levels, card, sha256)
@@ -131,10 +153,24 @@ def load_features(name: str, device: torch.device | str = "cpu", folder: Path | 
     """
     card, weights = _files(name, folder)
     if not isinstance(card, ClassifierCard):
-        raise _wrong_kind("load_features", name, card, "classifier", "load")
+        raise _wrong_kind("classifier", name, card)
     network, sha256 = _restore(card, weights, device)
     assert isinstance(network, Classifier)
     return FeatureExtractor(network, card, sha256)
+
+
+def load_classifier(name: str, device: torch.device | str = "cpu", folder: Path | None = None) -> Guide:
+    """A classifier of noisy states; arguments as for :func:`load`.
+
+    Raises:
+        UsageError: no such checkpoint, it is no classifier of noisy states, or its weights are not those of its card.
+    """
+    card, weights = _files(name, folder)
+    if not isinstance(card, NoisyClassifierCard):
+        raise _wrong_kind("noisy_classifier", name, card)
+    network, sha256 = _restore(card, weights, device)
+    assert isinstance(network, NoisyClassifier)
+    return Guide(network, card.sde.build(), card, sha256)
 
 
 def _files(name: str, folder: Path | None) -> tuple[Card, Path]:
@@ -198,5 +234,6 @@ def _restore(card: Card, path: Path, device: torch.device | str) -> tuple[nn.Mod
     return network.to(device).eval().requires_grad_(False), sha256
 
 
-def _wrong_kind(who: str, name: str, card: Card, kind: str, other: str) -> UsageError:
-    return UsageError(f"{who} {name}", f"a checkpoint of kind {kind!r} is needed", card.kind, f"Use {other}({name!r}).")
+def _wrong_kind(kind: str, name: str, card: Card) -> UsageError:
+    rule, todo = f"a checkpoint of kind {kind!r} is needed", f"Use {LOADERS[card.kind]}({name!r})."
+    return UsageError(f"{LOADERS[kind]} {name}", rule, card.kind, todo)

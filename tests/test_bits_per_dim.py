@@ -209,7 +209,7 @@ def test_metrics_of_likelihood_have_no_value_of_samples() -> None:
 
 
 def test_more_images_than_there_are_are_refused() -> None:
-    with pytest.raises(UsageError, match="there are 599 digits to compare with; got 600"):
+    with pytest.raises(UsageError, match="there are 599 test images; got 600"):
         image_likelihood(Digits(), get_solver("euler"), grid_upwards("log_snr", Digits().sde, 1), Plan(n=600))
 
 

@@ -19,7 +19,7 @@ from bench.matrix import load_matrix
 from bench.metrics import extractors, features
 from bench.metrics.frechet import Fid
 from bench.metrics.metric import Outcome
-from bench.problems import cifar10
+from bench.problems import cifar10, image
 from bench.problems.problem import problem_classes
 from bench.published_values import PublishedValue, published_table, published_values
 from bench.record import CellSpec, Record
@@ -30,6 +30,7 @@ from pretrained import published, zoo
 from pretrained.importers import song
 from pretrained.provenance import sha256_of_file
 from pretrained.published import PublishedCard, load_published_card
+from solvers.errors import UsageError
 from solvers.registry import get_solver
 
 PROBLEMS = [
@@ -151,7 +152,7 @@ def images(monkeypatch: pytest.MonkeyPatch) -> None:
             size = {"train": 600, "test": 60}[split]
             self.values = torch.randint(0, 256, (size, 3, SIDE, SIDE), generator=generator).byte()
 
-    monkeypatch.setattr(cifar10, "load_data", lambda name, split: Data(split))
+    monkeypatch.setattr(image, "load_data", lambda name, split: Data(split))
 
 
 def small(spec: CellSpec, n: int = 4) -> CellSpec:
@@ -269,14 +270,14 @@ def test_features_are_compared_with_training_images_and_likelihoods_taken_of_tes
 ) -> None:
     weights("cifar10-ddpmpp-subvp")
     problem = cifar10.Cifar10SubVP()
-    train, test = (cifar10.load_data("cifar10", split).values for split in ("train", "test"))
+    train, test = (image.load_data("cifar10", split).values for split in ("train", "test"))
     assert torch.equal(problem.compared_with(600, 3, 0), train)
     assert torch.equal(problem.compared_with(60, 3, 1), test)
     assert torch.equal(problem.reference(60, 3, 0), test)
     chosen = problem.reference(600, 3, 1)
     assert not torch.equal(chosen, train)
     assert torch.equal(chosen.long().sum(0), train.long().sum(0))
-    with pytest.raises(cifar10.UsageError, match="there are 60 test images; got 61"):
+    with pytest.raises(UsageError, match="there are 60 test images; got 61"):
         problem.compared_with(61, 0, 1)
 
 
@@ -300,7 +301,7 @@ def test_fid_is_against_the_training_images(
             return {"first": values[:, :, 0, 0].double()}
 
     monkeypatch.setattr(features, "get_extractor", lambda name, device: Pixels())
-    train = cifar10.load_data("cifar10", "train").values[:40]
+    train = image.load_data("cifar10", "train").values[:40]
     samples = 2 * (train.float() + 0.5) / 256 - 1
     found = Fid().evaluate(Outcome(spec, problem, get_solver("euler_maruyama"), samples))
     assert found.value == pytest.approx(0, abs=1e-6)
@@ -319,7 +320,7 @@ def test_a_network_in_parts_is_the_network() -> None:
             return x * t[:, None]
 
     x, t = torch.randn(7, 2), torch.rand(7)
-    assert torch.equal(cifar10.InParts(Network(), 3)(x, t), x * t[:, None])
+    assert torch.equal(image.InParts(Network(), 3)(x, t), x * t[:, None])
     assert seen == [3, 3, 1]
 
 

@@ -232,7 +232,7 @@ def state(digits: Digits, levels: Tensor) -> Tensor:
 
 
 def test_more_references_than_there_are_digits_are_refused(digits: Digits) -> None:
-    with pytest.raises(UsageError, match="there are 599 digits to compare with; got 600"):
+    with pytest.raises(UsageError, match="there are 599 test images; got 600"):
         digits.reference(600, 0, 0)
     assert len(digits.reference(Digits.n_max, 0, 0)) == 599
 

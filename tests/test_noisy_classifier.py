@@ -1,9 +1,15 @@
 """The classifier of noisy images."""
 
+import math
+
 import pytest
 import torch
 
+from pretrained import zoo
+from pretrained.card import NoisyClassifierCard, load_card
+from pretrained.data import load_data
 from pretrained.networks.noisy_classifier import NoisyClassifier
+from pretrained.tasks import NoisyClassifierTask, build_task, noisy_accuracy
 from solvers.errors import UsageError
 from solvers.sde import get_sde
 
@@ -54,3 +60,73 @@ def test_untrained_every_class_is_as_likely() -> None:
 def test_an_image_that_cannot_be_halved_is_refused() -> None:
     with pytest.raises(UsageError, match=r"multiples of 4; got \(1, 6, 8\)"):
         classifier(shape=(1, 6, 8))
+
+
+# Its card: what it is trained on, and how well it does.
+
+
+@pytest.fixture(scope="module")
+def card() -> NoisyClassifierCard:
+    found = load_card("digits-classifier")
+    assert isinstance(found, NoisyClassifierCard)
+    return found
+
+
+def test_the_loss_of_a_classifier_that_knows_nothing_is_the_entropy(card: NoisyClassifierCard) -> None:
+    data = load_data("digits", "train")
+    task = build_task(card, data, torch.device("cpu"))
+    loss = task.loss(data.values[:64], data.labels[:64], torch.Generator().manual_seed(0))
+    assert loss.item() == pytest.approx(math.log(10), rel=1e-6)
+
+
+def test_it_is_trained_on_states_of_the_process_at_the_times_of_the_card(card: NoisyClassifierCard) -> None:
+    data, seen = load_data("digits", "train"), []
+
+    class Spy(torch.nn.Module):
+        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            seen.append((x, t))
+            return torch.zeros(len(x), 10)
+
+    values = data.values[:1].expand(4000, -1, -1, -1)
+    task = NoisyClassifierTask(card, Spy(), data)
+    task.loss(values, data.labels[:1].expand(4000), torch.Generator().manual_seed(0))
+    ((x, t),) = seen
+    sde = card.sde.build()
+    lam = sde.lam(t.double())
+    ends = sde.lam(card.t_min), sde.lam(sde.t_max)
+    share = ((lam - ends[0]) / (ends[1] - ends[0])).sort().values
+    assert torch.allclose(share, torch.linspace(0, 1, 4000, dtype=torch.float64), atol=1e-2), "lam is uniform"
+    x_0 = 2 * (data.values[0].double() + 0.5) / 17 - 1
+    z = (x - sde.alpha(t.double())[:, None, None, None] * x_0) / sde.sigma(t.double())[:, None, None, None]
+    late = t > 0.05  # Earlier the noise of dequantisation shows.
+    assert z[late].mean().abs() < 0.01
+    assert z[late].std() == pytest.approx(1, abs=0.01)
+
+
+def test_accuracies_are_shares_of_the_test_digits(card: NoisyClassifierCard) -> None:
+    class AlwaysSeven(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = torch.nn.Parameter(torch.nn.functional.one_hot(torch.tensor(7), 10).float())
+
+        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return self.bias.expand(len(x), -1)
+
+    share = (load_data("digits", "test").labels == 7).float().mean().item()
+    assert noisy_accuracy(AlwaysSeven(), card) == pytest.approx((share, share), abs=1e-6)
+
+
+def test_the_shipped_one_knows_clear_digits_and_has_the_accuracies_of_its_card() -> None:
+    guide = zoo.load_classifier("digits-classifier")
+    result = guide.card.result
+    assert result is not None
+    found = noisy_accuracy(guide.network, guide.card)
+    assert found == pytest.approx((result.test_accuracy, result.noisy_accuracy), abs=0.004)
+    assert found[0] > 0.95 > found[1] > 0.5
+
+
+def test_another_kind_is_refused_with_the_function_that_takes_it() -> None:
+    with pytest.raises(UsageError, match=r"load_classifier digits-vp: .*'noisy_classifier'.* Use load\('digits-vp'\)"):
+        zoo.load_classifier("digits-vp")
+    with pytest.raises(UsageError, match=r"Use load_classifier\('digits-classifier'\)"):
+        zoo.load("digits-classifier")

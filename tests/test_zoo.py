@@ -35,7 +35,7 @@ def test_every_card_has_its_weights_and_the_other_way_round() -> None:
 @pytest.mark.parametrize("name", sorted(path.stem for path in zoo.CHECKPOINTS.glob("*.safetensors")))
 def test_the_facts_on_a_card_hold(name: str) -> None:
     card = load_card(name)
-    loaded = zoo.load(name) if card.kind == "score" else zoo.load_features(name)
+    loaded = getattr(zoo, zoo.LOADERS[card.kind])(name)
     assert card.name == name
     assert card.result is not None
     assert loaded.sha256 == card.result.sha256

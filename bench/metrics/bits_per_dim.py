@@ -1,6 +1,7 @@
 """Bits per dimension of held-out data, and each of its errors: metrics of cells of kind ``likelihood``."""
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -33,9 +34,9 @@ class BitsMetric(Metric):
             return MetricValue(reason="a metric of cells of kind likelihood")
         return self.of(outcome.solve.bits, outcome.converged)
 
+    @abstractmethod
     def of(self, bits: Tensor, converged: Converged) -> MetricValue:
         """Of bits/dim by image, draw and probe, (n, draws, probes)."""
-        raise NotImplementedError
 
 
 @register_metric

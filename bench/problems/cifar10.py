@@ -2,40 +2,17 @@
 
 from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bench.problems.problem import ImageProblem, register_problem
-from pretrained import zoo
-from pretrained.data import load_data
-from solvers.errors import UsageError
-from solvers.process import ReverseProcess
-
-# Images a pass of the network. The solver's batch is the cell's, which a Langevin corrector averages over.
-ROWS = 500
-SPLITS = ("test", "train")
+from bench.problems.image import SPLITS, CheckpointProblem
+from bench.problems.problem import register_problem
 
 
-class InParts(nn.Module):
-    """A network that takes a batch in parts, because the memory of its activations is limited."""
-
-    def __init__(self, network: nn.Module, rows: int) -> None:
-        super().__init__()
-        self.network = network
-        self.rows = rows
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """The prediction, shape of x; x (n, ...), t (n,)."""
-        parts = (slice(first, first + self.rows) for first in range(0, len(x), self.rows))
-        return torch.cat([self.network(x[part], t[part]) for part in parts])
-
-
-class Cifar10(ImageProblem):
+class Cifar10(CheckpointProblem):
     """CIFAR-10, 32x32 colour images of 256 levels, under a published network.
 
-    References are integer levels: draw 0 the 10 000 test images in order, whose likelihood is taken; draw 1 training
-    images chosen by the seed. Features of samples are compared with the 50 000 training images, as published FIDs are:
-    draw 0 the first of them, in order; the floor is that of the test images.
+    Likelihoods are of the 10 000 test images. Features of samples are compared with the 50 000 training images, as
+    published FIDs are: draw 0 the first of them, in order; the floor is that of the test images.
 
     Args:
         device: where network and states live.
@@ -45,42 +22,13 @@ class Cifar10(ImageProblem):
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("fid", "inception_score")
-    checkpoint: ClassVar[str]
+    data: ClassVar[str] = "cifar10"
+    rows: ClassVar[int | None] = 500
     levels: ClassVar[int] = 256
     n_max: ClassVar[int] = 50_000
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        super().__init__(device)
-        self._checkpoint = zoo.load(self.checkpoint, self.device)
-        self._network = InParts(self._checkpoint.network, ROWS)
-        self.sde = self._checkpoint.sde
-        self.shape = self._checkpoint.shape
-        self.dtype = torch.float32
-        data = self._checkpoint.card.data
-        self.scale, self.offset = data.scale, data.offset
-
-    @property
-    def hashes(self) -> dict[str, str]:
-        return {self.checkpoint: self._checkpoint.sha256}
-
-    def process(self) -> ReverseProcess:
-        return ReverseProcess(self.sde, self._network, self._checkpoint.parametrisation)
-
-    def reference(self, n: int, seed: int, draw: int) -> Tensor:
-        return _images(SPLITS[draw], n, seed if draw else None)
-
     def compared_with(self, n: int, seed: int, draw: int) -> Tensor:
-        return _images(SPLITS[1 - draw], n)
-
-
-def _images(split: str, n: int, seed: int | None = None) -> Tensor:
-    """n images of a part, the first or those that a seed chooses."""
-    values = load_data("cifar10", split).values
-    if n > len(values):
-        raise UsageError("cifar10", f"there are {len(values)} {split} images", n, "Lower n in the matrix")
-    if seed is not None:
-        values = values[torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))]
-    return values[:n]
+        return self.images(SPLITS[1 - draw], n)
 
 
 @register_problem

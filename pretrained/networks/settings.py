@@ -112,6 +112,16 @@ class ClassifierSettings(Section):
     halvings: Count = 1
 
 
+class NoisyClassifierSettings(Section):
+    """See :class:`pretrained.networks.noisy_classifier.NoisyClassifier`."""
+
+    name: Literal["noisy_classifier"]
+    data_std: Positive
+    width: Annotated[int, Field(gt=0, multiple_of=8)]
+    blocks: Count
+    dropout: Fraction
+
+
 ScoreNetworkSettings = Annotated[
     ConvNetSettings | MLPSettings | UNetSettings | NCSNppSettings, Field(discriminator="name")
 ]

@@ -8,16 +8,7 @@ import torch
 from safetensors.torch import save
 
 from pretrained import provenance
-from pretrained.card import (
-    Card,
-    ClassifierCard,
-    ClassifierResult,
-    Machine,
-    ScoreResult,
-    TrainedOn,
-    dump_card,
-    load_card,
-)
+from pretrained.card import Card, Machine, TrainedOn, dump_card, load_card
 from pretrained.data import ImageData
 from pretrained.tasks import Task
 from pretrained.training.loop import Loop
@@ -64,7 +55,7 @@ def write_result(
         "loss_curve": loop.loss_curve(),
         **task.figure(loop.average),
     }
-    result = (ClassifierResult if isinstance(card, ClassifierCard) else ScoreResult).model_validate(facts)
+    result = card.result_type.model_validate(facts)
     finished = card.model_copy(update={"result": result})
     # The card last: it carries the hash, so a checkpoint without its card is refused instead of believed.
     provenance.write_atomically(out / f"{card.name}.safetensors", weights)

@@ -1,0 +1,84 @@
+"""Images under a checkpoint: a network, its process, and held-out and training images to hold samples against."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bench.problems.problem import ImageProblem
+from pretrained import zoo
+from pretrained.data import load_data
+from solvers.errors import UsageError
+from solvers.process import ReverseProcess
+
+SPLITS = ("test", "train")
+
+
+class InParts(nn.Module):
+    """A network that takes a batch in parts, because the memory of its activations is limited."""
+
+    def __init__(self, network: nn.Module, rows: int) -> None:
+        super().__init__()
+        self.network = network
+        self.rows = rows
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """The prediction, shape of x; x (n, ...), t (n,)."""
+        parts = (slice(first, first + self.rows) for first in range(0, len(x), self.rows))
+        return torch.cat([self.network(x[part], t[part]) for part in parts])
+
+
+class CheckpointProblem(ImageProblem):
+    """Images of a data set under a checkpoint of the zoo.
+
+    References are integer levels: draw 0 the held-out images in order, draw 1 training images chosen by the seed.
+
+    Attributes:
+        checkpoint: name of the network.
+        data: name of the data set.
+        rows: images a pass of the network; all at once without it. The solver's batch is the cell's either way.
+
+    Args:
+        device: where network and states live.
+
+    Raises:
+        UsageError: the network's weights are not here, or damaged.
+    """
+
+    checkpoint: ClassVar[str]
+    data: ClassVar[str]
+    rows: ClassVar[int | None] = None
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        super().__init__(device)
+        self._checkpoint = zoo.load(self.checkpoint, self.device)
+        network = self._checkpoint.network
+        self._network = InParts(network, self.rows) if self.rows else network
+        self.sde = self._checkpoint.sde
+        self.shape = self._checkpoint.shape
+        self.dtype = torch.float32
+        state = self._checkpoint.card.data
+        self.scale, self.offset = state.scale, state.offset
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        return {self.checkpoint: self._checkpoint.sha256}
+
+    def process(self) -> ReverseProcess:
+        return ReverseProcess(self.sde, self._network, self._checkpoint.parametrisation)
+
+    def reference(self, n: int, seed: int, draw: int) -> Tensor:
+        return self.images(SPLITS[draw], n, seed if draw else None)
+
+    def images(self, split: str, n: int, seed: int | None = None) -> Tensor:
+        """n images of a part of the data, the first or those that a seed chooses.
+
+        Raises:
+            UsageError: there are fewer.
+        """
+        values = load_data(self.data, split).values
+        if n > len(values):
+            raise UsageError(self.key, f"there are {len(values)} {split} images", n, "Lower n in the matrix")
+        if seed is not None:
+            values = values[torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))]
+        return values[:n]
