@@ -165,7 +165,8 @@ def _noisy(
     """States x_t of images of levels (n, ...) at times t (n,)."""
     x_0 = card.data.scale * draw_values(values, levels, generator) + card.data.offset
     mean, std = card.sde.build().marginal(x_0, t)
-    return mean + std * torch.randn(x_0.shape, generator=generator).to(x_0)
+    x: Tensor = mean + std * torch.randn(x_0.shape, generator=generator).to(x_0)
+    return x
 
 
 def build_task(card: Card, data: DataSpec, device: torch.device) -> Task:
