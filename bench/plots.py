@@ -17,7 +17,7 @@ from bench.bias_figure import bias_figures
 from bench.metrics.metric import metric_classes
 from bench.problems.digits import Digits
 from bench.record import Record
-from bench.standing_plots import standing_figures
+from bench.standing_plots import standing_figures, values_figure
 from bench.standings import Standing
 from bench.store import Store
 from bench.tables import declared_metrics, settings_text
@@ -61,6 +61,9 @@ def _figures(
     """Name and figure, one after the other: few are open at a time."""
     looks = _looks(sorted(table.solver.unique()))
     for standing in standings:
+        if not standing.by_evaluations:
+            yield f"{standing.problem}_{standing.metric}_values", values_figure(standing, looks)
+            continue
         yield from _curves(standing, looks)
         # Ranks, pairs, frontier and targets of what a problem and kind are judged by; the tables have every metric's.
         if standing.metric == declared_metrics(standing.cells.kind.iloc[0], standing.problem)[0]:
@@ -122,7 +125,7 @@ def _curve(points: pd.DataFrame, title: str, x: str, label: str, looks: Looks) -
             ticks = sorted({int(budget) for budget in points.budget.dropna()})
             axis.set_xticks(ticks, [str(tick) for tick in ticks])
             axis.minorticks_off()
-    axes[0][0].set_ylabel(f"{metric.label} [{metric.unit}]")
+    axes[0][0].set_ylabel(metric.axis_label())
     handles: dict[str, Artist] = {}
     for axis in axes[0]:
         handles |= {text: handle for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}

@@ -50,7 +50,7 @@ def write_report(folder: Path) -> Report:
 
 
 # Figures of a problem and metric, in the order of the page; the tables of targets stand beside theirs.
-VIEWS = ("nfe", "seconds", "ranks", "pairs", "frontier", "targets")
+VIEWS = ("values", "nfe", "seconds", "ranks", "pairs", "frontier", "targets")
 
 
 def _page(records: list[Record], table: pd.DataFrame, found: list[Standing], figures: list[Path], folder: Path) -> str:
@@ -61,7 +61,7 @@ def _page(records: list[Record], table: pd.DataFrame, found: list[Standing], fig
         for view in VIEWS:
             if path := by_stem.get(f"{standing.problem}_{standing.metric}_{view}"):
                 parts += [_figure(path, folder)]
-            if view == "targets":
+            if view == "targets" and standing.by_evaluations:
                 parts += [targets.markdown(standing)]
     parts += [*likelihood_section(table), *training_section(table)]
     beside = published_table(table)

@@ -33,6 +33,31 @@ def standing_figures(standing: Standing, looks: Looks) -> Iterator[tuple[str, Fi
         yield f"{stem}_targets", _targets(standing, keys, looks)
 
 
+def values_figure(standing: Standing, looks: Looks) -> Figure:
+    """A panel a budget: the values of the rows with their intervals, best above."""
+    metric = metric_classes()[standing.metric]
+    rows = list(standing.rows)
+    size = (5 + 2.5 * len(standing.columns), 1.3 + ROW * len(rows))
+    figure, axes = plt.subplots(1, len(standing.columns), figsize=size, sharey=True, squeeze=False)
+    last = list(standing.columns.values())[-1]
+    shown = [key for key in rows if key in last.points and np.isfinite(last.points[key].value)]
+    shown.sort(key=lambda key: last.points[key].value, reverse=standing.direction == "higher")
+    for axis, (budget, column) in zip(axes[0], standing.columns.items(), strict=True):
+        for y, key in enumerate(shown):
+            if key in column.points:
+                point, colour = column.points[key], looks[key[0]][0]
+                half = np.nan_to_num(point.half_width)
+                axis.errorbar(point.value, y, xerr=half, color=colour, marker="o", markersize=4, capsize=2)
+        axis.set(xlabel=metric.axis_label(), title=f"{budget} steps")
+        # An interval may reach below what the values can be.
+        axis.set_xlim(left=max(axis.get_xlim()[0], metric.limits[0]))
+    axes[0][0].set_yticks(range(len(shown)), [_label(key) for key in shown])
+    axes[0][0].set_ylim(len(shown) - 0.5, -0.5)
+    figure.suptitle(f"{standing.problem}: values and their 95 % intervals")
+    figure.tight_layout()
+    return figure
+
+
 def _ranked(standing: Standing) -> list[Key]:
     """The rows with a rank in some column, best first by their mean rank in the columns where they have one."""
     ranks: dict[Key, list[float]] = {}
@@ -118,7 +143,7 @@ def _frontier(standing: Standing, looks: Looks) -> Figure:
             _budget_ticks(axis, standing)
         if metric.limits[0] >= 0:
             axis.set_yscale("log")
-    axes[0].set_ylabel(f"{metric.label} [{metric.unit}]")
+    axes[0].set_ylabel(metric.axis_label())
     _name_solvers(axes[1], points, looks)
     what = "filled: on the frontier; hollow: undecided; faint: dominated"
     figure.suptitle(f"{standing.title}\n{what}")

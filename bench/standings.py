@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.compare import Pairs, compare_all, rank_intervals
+from bench.kinds.kind import KINDS
 from bench.metrics.metric import metric_classes
 from bench.points import sampled
 from bench.tables import ROW, declared_metrics, summary_table
@@ -79,6 +80,11 @@ class Standing:
     def direction(self) -> Direction:
         """Which values are better."""
         return metric_classes()[self.metric].direction
+
+    @property
+    def by_evaluations(self) -> bool:
+        """Whether its columns are budgets of network evaluations."""
+        return KINDS.find(self.cells.kind.iloc[0]).by_evaluations
 
     @property
     def title(self) -> str:

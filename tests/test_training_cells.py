@@ -112,7 +112,12 @@ def test_the_report_shows_objectives_side_by_side(store: Store) -> None:
     assert len(rows) == 3
     finite = next(row for row in rows if row.startswith("| finite_difference (energy=True, times=uniform) | uniform |"))
     assert finite.endswith("| 3 | 0 |")
-    page = write_report(store.folder).page.read_text()
+    report = write_report(store.folder)
+    stems = {path.stem for path in report.figures}
+    assert stems == {f"mixture_2d_{metric}_values" for metric in Training.metrics(Mixture2d)}, "no axis of evaluations"
+    page = report.page.read_text()
+    assert all(f"figures/{stem}.png" in page for stem in stems)
+    assert "reaches the target" not in page
     assert "| objective | times | steps 30 |" in page
     assert "## Objectives" in page
     assert training_section(table[table.kind == "sampling"]) == []

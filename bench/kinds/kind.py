@@ -37,11 +37,13 @@ class Kind(ABC):
     Attributes:
         key: value of ``kind`` in matrices and records.
         summary: one line for lists.
+        by_evaluations: whether budgets are of network evaluations, against which figures show the quality.
         heads: of a leaderboard's columns: what a row is, on what grid, with what budget.
     """
 
     key: ClassVar[str]
     summary: ClassVar[str]
+    by_evaluations: ClassVar[bool] = True
     heads: ClassVar[tuple[str, str, str]] = ("solver", "grid", "NFE")
 
     @classmethod

@@ -36,6 +36,7 @@ class Training(Kind):
 
     key: ClassVar[str] = "training"
     summary: ClassVar[str] = "a small network trained under an objective: the error of its score, the cost of a step"
+    by_evaluations: ClassVar[bool] = False
     heads: ClassVar[tuple[str, str, str]] = ("objective", "times", "steps")
 
     @classmethod

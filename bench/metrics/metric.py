@@ -1,5 +1,6 @@
 """Metrics: what they declare, what they see, and the menu of them."""
 
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,11 @@ class Metric(ABC):
     drawn: ClassVar[bool] = False
     resolves: ClassVar[bool] = False
     reference: ClassVar[str]
+
+    @classmethod
+    def axis_label(cls) -> str:
+        """Label and unit in lines that fit an axis."""
+        return textwrap.fill(f"{cls.label} [{cls.unit}]", 40)
 
     @abstractmethod
     def evaluate(self, outcome: Outcome) -> MetricValue:
