@@ -39,6 +39,8 @@ PluginOption = Annotated[list[Path] | None, typer.Option(help="Python file that 
 
 # Lines printed on the way where there is no terminal for a bar.
 REPORTS = 20
+# Characters of a table there.
+WIDEST = 400
 
 
 @app.command()
@@ -278,10 +280,13 @@ def list_(
         return
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in columns:
-        table.add_column(column, no_wrap=column == "name")
+        table.add_column(column, no_wrap=column == "name", overflow="fold")
     for entry in entries:
-        table.add_row(*("" if entry[column] is None else str(entry[column]) for column in columns))
-    out.print(table)
+        table.add_row(*("–" if entry[column] is None else str(entry[column]) for column in columns))
+    # Where no terminal limits it, a table is as wide as its rows.
+    wide = out.width if out.is_terminal else max(out.width, WIDEST)
+    console = Console(width=min(wide, out.measure(table, options=out.options.update(max_width=wide)).maximum))
+    console.print(table)
 
 
 @app.command()
