@@ -31,7 +31,7 @@ from pretrained.data import quantise
 from pretrained.evaluation import Bits, Distance, Evaluation, Sampling
 from pretrained.machine import machine_on
 from pretrained.networks.settings import UNetSettings
-from solvers.errors import UsageError
+from solvers.errors import DivergenceError, UsageError
 from solvers.grids import make_grid
 from solvers.process import Network, ReverseProcess
 from solvers.registry import get_solver
@@ -160,13 +160,20 @@ def draw_samples(model: CheckpointModel, data: DataSettings, n: int, seed: int, 
         asked: Network = network if label is None else partial(_of_class, network, label)
         for part in own.split(batch_size):
             process = ReverseProcess(sde, asked, model.checkpoint.parametrisation)
-            states[part] = integrate(solver, process, starts[part.to(model.device)], ts).cpu()
+            try:
+                states[part] = integrate(solver, process, starts[part.to(model.device)], ts).cpu()
+            except DivergenceError as error:
+                raise _diverged(model, str(error)) from error
             rows += process.evaluations.rows
     seconds = now(model.device) - began
     if not bool(states.isfinite().all()):
-        wrong = int((~states.flatten(1).isfinite().all(1)).sum())
-        raise UsageError("evaluate", "samples are finite", f"{wrong} of {n} that are not", "Train the network anew")
+        raise _diverged(model, f"{int((~states.flatten(1).isfinite().all(1)).sum())} of {n} samples that are not")
     return Samples(states, labels, rows / n, seconds)
+
+
+def _diverged(model: CheckpointModel, what: str) -> UsageError:
+    rule = f"the converged flow of {model.name} stays finite"
+    return UsageError("evaluate", rule, what, "Train the network anew")
 
 
 def _of_class(network: torch.nn.Module, label: int, x: Tensor, t: Tensor) -> Tensor:
@@ -251,7 +258,7 @@ def bits_of(model: CheckpointModel, amount: Amount) -> Bits:
     solver = get_solver(LIKELIHOOD_SOLVER, **CONVERGED)
     solve = image_likelihood(model, solver, grid_upwards("uniform", model.sde, 1), plan)
     if not bool(solve.bits.isfinite().all()):
-        raise UsageError("evaluate", "bits/dim are finite", f"{n} images", "Train the network anew")
+        raise _diverged(model, "bits/dim that are not")
     value = measured(lambda kept: float(kept.mean()), solve.bits.mean((1, 2)))
     assert value.value is not None
     assert value.standard_error is not None
