@@ -205,10 +205,10 @@ def evaluate(
     amount = Amount(n, images, draws, probes, seed, batch_size)
     found, picture = measure(checkpoint, amount, resolve_device(device), folder, statistics)
     if write:
-        written = write_evaluation(checkpoint, found, picture, folder)
+        written = list(write_evaluation(checkpoint, found, picture, folder))
     else:
         out_folder.mkdir(parents=True, exist_ok=True)
-        written = (out_folder / f"{Path(checkpoint).name}.png",)
+        written = [out_folder / f"{Path(checkpoint).name}.png"]
         write_atomically(written[0], picture)
     if as_json:
         sys.stdout.write(json.dumps(found.model_dump(mode="json"), indent=1) + "\n")
