@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from pretrained.card import Card
+from pretrained.card import Card, with_result
 from pretrained.tasks import build_task
 from pretrained.training.clock import Clock
 from pretrained.training.loop import Loop, learning_rate, update_average
@@ -68,7 +68,7 @@ def train(
         todo = f"Resume it (--resume), or remove {unfinished} to start anew"
         raise UsageError(f"train {card.name}", "an unfinished run is not overwritten", str(unfinished), todo)
     data = card.data.build().load("train")
-    trained_on = describe(data, card.training.flip)
+    trained_on = describe(card, data)
     restart = Restart(out, card, trained_on.sha256)
     clock = Clock(minutes, checkpoint_minutes)
     processes = processes_on(torch.device(device))
@@ -90,7 +90,7 @@ def train(
                 monitor.note(f"{device} has no {card.training.precision}: trained in {precision}.")
             run(card.name, loop, clock, processes, monitor, restart)
         if loop.done < card.training.steps or not first:
-            return card.model_copy(update={"result": None})
+            return with_result(card, None)
         finished = write_result(card, loop, task, trained_on, processes, clock.seconds, out)
         restart.path.unlink(missing_ok=True)
     return finished

@@ -137,7 +137,7 @@ def load(name: str, device: torch.device | str = "cpu", folder: Path | None = No
         return _import(name, diffusers.fetch(name.removeprefix(HUB)), device)
     if folder is None and (Path(name).suffix == EDM_SUFFIX or Path(name).is_dir()):
         return _import(name, Path(name), device)
-    card, weights = _files(name, folder)
+    card, weights = _read(name, folder)
     if not isinstance(card, ScoreCard):
         raise _wrong_kind("score", name, card)
     data = card.data.build().spec
@@ -151,7 +151,7 @@ def load_features(name: str, device: torch.device | str = "cpu", folder: Path | 
     Raises:
         UsageError: no such checkpoint, it is no classifier, or its weights are not those of its card.
     """
-    card, weights = _files(name, folder)
+    card, weights = _read(name, folder)
     if not isinstance(card, ClassifierCard):
         raise _wrong_kind("classifier", name, card)
     network, sha256 = _restore(card, weights, device)
@@ -165,7 +165,7 @@ def load_classifier(name: str, device: torch.device | str = "cpu", folder: Path 
     Raises:
         UsageError: no such checkpoint, it is no classifier of noisy states, or its weights are not those of its card.
     """
-    card, weights = _files(name, folder)
+    card, weights = _read(name, folder)
     if not isinstance(card, NoisyClassifierCard):
         raise _wrong_kind("noisy_classifier", name, card)
     network, sha256 = _restore(card, weights, device)
@@ -173,15 +173,25 @@ def load_classifier(name: str, device: torch.device | str = "cpu", folder: Path 
     return Guide(network, card.sde.build(), card, sha256)
 
 
-def _files(name: str, folder: Path | None) -> tuple[Card, Path]:
+def files(name: str, folder: Path | None = None) -> tuple[Path, Path]:
+    """Card and weights of a shipped checkpoint, or of one in a folder that ``train`` wrote.
+
+    Raises:
+        UsageError: no such card.
+    """
     if folder is None:
         if name not in names():
             raise unknown_name("load", "card", name, [*names(), *published_names()])
-        return load_card(name), CHECKPOINTS / f"{name}.safetensors"
+        return CARDS / f"{name}.yaml", CHECKPOINTS / f"{name}.safetensors"
     known = [path.stem for path in folder.glob("*.yaml")]
     if name not in known:
         raise unknown_name(f"load: {folder}", "card", name, known)
-    return load_card(folder / f"{name}.yaml"), folder / f"{name}.safetensors"
+    return folder / f"{name}.yaml", folder / f"{name}.safetensors"
+
+
+def _read(name: str, folder: Path | None) -> tuple[Card, Path]:
+    path, weights = files(name, folder)
+    return load_card(path), weights
 
 
 def _load_published(card: PublishedCard, device: torch.device | str) -> Checkpoint:
