@@ -118,6 +118,20 @@ def names() -> list[str]:
     return shipped_cards()
 
 
+def card_of(name: str) -> ScoreCard | PublishedCard:
+    """The card of a score model, shipped or published, whether its weights are here or not.
+
+    Raises:
+        UsageError: no such card, or not a score model's.
+    """
+    if name in published_names():
+        return load_published_card(name)
+    card = load_card(name)
+    if not isinstance(card, ScoreCard):
+        raise _wrong_kind("score", name, card)
+    return card
+
+
 def load(name: str, device: torch.device | str = "cpu", folder: Path | None = None) -> Checkpoint:
     """A score model.
 
@@ -222,7 +236,7 @@ def _restore(card: Card, path: Path, device: torch.device | str) -> tuple[nn.Mod
     who = f"load {card.name}"
     todo = f"Restore it with `git checkout -- {path}`, or `scorebench train {card.name}` and copy both files it makes."
     if card.result is None:
-        missing = MissingCheckpointError(who, "its card has a result", "a card that was never trained", todo)
+        missing = MissingCheckpointError(who, "its card has no result: it was never trained", todo=todo)
         missing.reason = f"checkpoint {card.name}, not trained yet"
         raise missing
     if not path.is_file():

@@ -65,6 +65,11 @@ class CheckpointProblem(ImageProblem):
         state = self._checkpoint.card.data
         self.scale, self.offset = state.scale, state.offset
 
+    @classmethod
+    def ends(cls) -> tuple[float, float]:
+        state = zoo.card_of(cls.checkpoint).data
+        return state.offset, state.offset + state.scale
+
     @property
     def hashes(self) -> dict[str, str]:
         return {self.checkpoint: self._checkpoint.sha256}
