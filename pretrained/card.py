@@ -72,6 +72,7 @@ class SDESettings(Section):
 
 
 Precision = Literal["float32", "bfloat16"]
+StoredWeights = Literal["float32", "float16"]
 
 
 class TrainingSettings(Section):
@@ -198,7 +199,11 @@ class NoisyClassifierResult(ClassifierResult):
 
 
 class ScoreCard(Section):
-    """A score model."""
+    """A score model.
+
+    ``weights`` is the type in which they are kept on disk: float16 halves the file. They are rounded before
+    the result's figures are taken, and read back to float32; buffers, such as frequencies, stay in float32.
+    """
 
     result_type: ClassVar[type[Result]] = ScoreResult
 
@@ -209,6 +214,7 @@ class ScoreCard(Section):
     sde: SDESettings
     network: ScoreNetworkSettings
     parametrisation: Parametrisation
+    weights: StoredWeights = "float32"
     training: ScoreTrainingSettings
     result: ScoreResult | None = None
 

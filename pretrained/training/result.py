@@ -6,14 +6,16 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save
+from torch import Tensor, nn
 
 from pretrained import provenance
-from pretrained.card import Card, Machine, TrainedOn, dump_card, load_card
+from pretrained.card import Card, Machine, ScoreCard, TrainedOn, dump_card, load_card
 from pretrained.data import ImageData
 from pretrained.tasks import Task
 from pretrained.training.loop import Loop
 from pretrained.training.processes import Processes
 from pretrained.training.restart import recipe
+from solvers.errors import UsageError
 
 
 def describe(data: ImageData, flip: bool) -> TrainedOn:
@@ -31,7 +33,7 @@ def write_result(
     card: Card, loop: Loop, task: Task, trained_on: TrainedOn, processes: Processes, seconds: float, out: Path
 ) -> Card:
     """Writes weights and card of a finished run, each atomically; the card with its result."""
-    weights = save({key: value.cpu().contiguous() for key, value in loop.average.state_dict().items()})
+    weights = save(_stored(loop.average, card))
     commit, dirty = provenance.commit(Path(__file__).parent)
     facts = {
         "final_loss": loop.final_loss(),
@@ -63,6 +65,26 @@ def write_result(
     return finished
 
 
+@torch.no_grad()
+def _stored(network: nn.Module, card: Card) -> dict[str, Tensor]:
+    """The tensors that are kept; the network's own parameters are rounded to them, so that figures are of what is kept.
+
+    Raises:
+        UsageError: a weight is too large for float16.
+    """
+    tensors = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
+    if _kept_in(card) == "float32":
+        return tensors
+    for name, parameter in network.named_parameters():
+        half = parameter.to(torch.float16)
+        if not half.isfinite().all():
+            rule = f"weights kept in float16 stay below {torch.finfo(torch.float16).max:g}, {name}"
+            raise UsageError(f"train {card.name}", rule, float(parameter.abs().max()), "Write weights: float32")
+        parameter.copy_(half)
+        tensors[name] = half.cpu().contiguous()
+    return tensors
+
+
 def read_result(card: Card, out: Path) -> Card | None:
     """The card with its result, if ``out`` holds that, of the same recipe, and its weights."""
     path, weights = out / f"{card.name}.yaml", out / f"{card.name}.safetensors"
@@ -70,4 +92,9 @@ def read_result(card: Card, out: Path) -> Card | None:
         return None
     there = load_card(path)
     known = there.result is not None and there.result.sha256 == provenance.sha256_of_file(weights)
-    return there if known and recipe(there) == recipe(card) else None
+    same = recipe(there) == recipe(card) and _kept_in(there) == _kept_in(card)
+    return there if known and same else None
+
+
+def _kept_in(card: Card) -> str:
+    return card.weights if isinstance(card, ScoreCard) else "float32"
