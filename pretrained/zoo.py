@@ -23,6 +23,7 @@ from pretrained.networks.noisy_classifier import NoisyClassifier
 from pretrained.networks.precondition import Preconditioned
 from pretrained.published import (
     HUB,
+    MissingCheckpointError,
     PublishedCard,
     PublishedData,
     Source,
@@ -117,6 +118,20 @@ def names() -> list[str]:
     return shipped_cards()
 
 
+def card_of(name: str) -> ScoreCard | PublishedCard:
+    """The card of a score model, shipped or published, whether its weights are here or not.
+
+    Raises:
+        UsageError: no such card, or not a score model's.
+    """
+    if name in published_names():
+        return load_published_card(name)
+    card = load_card(name)
+    if not isinstance(card, ScoreCard):
+        raise _wrong_kind("score", name, card)
+    return card
+
+
 def load(name: str, device: torch.device | str = "cpu", folder: Path | None = None) -> Checkpoint:
     """A score model.
 
@@ -128,8 +143,9 @@ def load(name: str, device: torch.device | str = "cpu", folder: Path | None = No
             the shipped ones.
 
     Raises:
-        UsageError: no such checkpoint, it is no score model, its weights are not those of its card, or they are
-            published ones that have not been downloaded; then the text says which file belongs where.
+        UsageError: no such checkpoint, it is no score model, or its weights are not those of its card.
+        MissingCheckpointError: its card was not trained yet, or its weights are published ones that have not been
+            downloaded; then the text says which file belongs where.
     """
     if folder is None and name in published_names():
         return _load_published(load_published_card(name), device)
@@ -230,7 +246,9 @@ def _restore(card: Card, path: Path, device: torch.device | str) -> tuple[nn.Mod
     who = f"load {card.name}"
     todo = f"Restore it with `git checkout -- {path}`, or `scorebench train {card.name}` and copy both files it makes."
     if card.result is None:
-        raise UsageError(who, "its card has no result: it was never trained", todo=todo)
+        missing = MissingCheckpointError(who, "its card has no result: it was never trained", todo=todo)
+        missing.reason = f"checkpoint {card.name}, not trained yet"
+        raise missing
     if not path.is_file():
         raise UsageError(who, "its weights are missing", str(path), todo)
     content = path.read_bytes()

@@ -79,6 +79,16 @@ def clipped_share(model: ImageModel, samples: Tensor) -> float:
     return float(((v < -margin) | (v > 1 + margin)).float().mean())
 
 
+def feature_hashes(name: str, problem: Problem, spec: CellSpec) -> dict[str, str]:
+    """Hashes of an extractor and of the images that a cell's are compared with, if both are here."""
+    try:
+        sha256 = get_extractor(name, problem.device).sha256
+        return {name: sha256, f"{name}{REFERENCE}": _reference_hash(problem, spec.n, spec.seed)}
+    except UsageError:
+        # Without weights or images there is no value either, and its reason says why.
+        return {}
+
+
 class FeatureMetric(Metric):
     """A metric of features of images, against as many held-out ones; floor: other real images in the samples' place."""
 
@@ -87,12 +97,7 @@ class FeatureMetric(Metric):
     shared: ClassVar[bool] = True
 
     def hashes(self, problem: Problem, spec: CellSpec) -> dict[str, str]:
-        try:
-            sha256 = get_extractor(self.extractor, problem.device).sha256
-            return {self.extractor: sha256, f"{self.extractor}{REFERENCE}": _reference_hash(problem, spec.n, spec.seed)}
-        except UsageError:
-            # Without weights or images there is no value either, and its reason says why.
-            return {}
+        return feature_hashes(self.extractor, problem, spec)
 
     def evaluate(self, outcome: Outcome) -> MetricValue:
         problem, spec = image_problem(outcome.problem), outcome.spec
