@@ -45,7 +45,7 @@ from solvers.solver import FixedStepSolver, integrate
 
 PROBLEMS = (Fashion, FashionVP, FashionSubVP, FashionVE)
 # Evaluations of 2000 pictures that fit into the time that the matrix is allowed: see its description.
-MOST_EVALUATIONS = 800
+MOST_EVALUATIONS = 750
 
 
 def narrow_card() -> ScoreCard:
