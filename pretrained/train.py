@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from pretrained.card import Card
+from pretrained.card import Card, with_result
 from pretrained.data import ImageData
 from pretrained.lock import only_holder
 from pretrained.tasks import build_task
@@ -82,7 +82,7 @@ def _stretch(
     card: Card, data: ImageData, out: Path, device: torch.device, clock: Clock, progress: bool, logs: bool
 ) -> Card:
     """One stretch of a run: from its last checkpoint, if there is one, to its end or to where it is stopped."""
-    trained_on = describe(data, card.training.flip)
+    trained_on = describe(card, data)
     restart = Restart(out, card, trained_on.sha256)
     processes = processes_on(device)
     device, first = processes.device, processes.rank == 0
@@ -102,7 +102,7 @@ def _stretch(
                 monitor.note(f"{device} has no {card.training.precision}: trained in {precision}.")
             run(card.name, loop, clock, processes, monitor, restart)
         if loop.done < card.training.steps or not first:
-            return card.model_copy(update={"result": None})
+            return with_result(card, None)
         finished = write_result(card, loop, task, trained_on, processes, clock.seconds, out)
         restart.path.unlink(missing_ok=True)
     return finished

@@ -287,6 +287,10 @@ class Colours(ImageProblem):
         self.sde, self.shape, self.dtype = VP(), (3, side, side), torch.float32
         self.scale, self.offset = 2.0, -1.0
 
+    @classmethod
+    def ends(cls) -> tuple[float, float]:
+        return -1.0, 1.0
+
     def process(self) -> ReverseProcess:
         raise NotImplementedError
 

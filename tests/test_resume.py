@@ -11,6 +11,7 @@ import pytest
 import torch
 from cards import CLASSIFIER, SCORE, card_of, changed, write
 
+from pretrained import zoo
 from pretrained.card import Card
 from pretrained.train import train
 from pretrained.training.restart import restart_path
@@ -143,3 +144,6 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     assert train(card, tmp_path, progress=False, resume=True) == finished
     longer = card_of(tmp_path, changed(SCORE, training__steps=41))
     assert train(longer, tmp_path, progress=False, resume=True).result.steps == 41
+    half = card_of(tmp_path, changed(SCORE, training__steps=41, weights="float16"))
+    assert train(half, tmp_path, progress=False, resume=True).result.sha256 != finished.result.sha256
+    assert zoo.load("tiny-score", folder=tmp_path).card.weights == "float16"

@@ -18,8 +18,8 @@ def restart_path(folder: Path, name: str) -> Path:
 
 
 def recipe(card: Card) -> dict[str, Any]:
-    """What of a card decides the run: all but its result and its words."""
-    return card.model_dump(mode="json", exclude={"result", "description"})
+    """What of a card decides the run: not its words, how the weights are kept, its result and what was measured."""
+    return card.model_dump(mode="json", exclude={"description", "weights", "result", "evaluation"})
 
 
 class Restart:
