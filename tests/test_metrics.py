@@ -101,6 +101,14 @@ def test_sliced_w2_of_a_translation_in_eight_dimensions_is_about_its_share_of_a_
     assert sliced_w2(a + 1, a) == pytest.approx(math.sqrt(8 / 8), rel=0.2)
 
 
+def test_sliced_w2_takes_64_unit_directions_spread_over_the_sphere() -> None:
+    """A unit translation along axis i comes to the mean of u_i^2: one over all axes, an eighth each, within 3.4 sd."""
+    a = normal(20, 8)
+    squares = [sliced_w2(a + axis, a) ** 2 for axis in torch.eye(8, dtype=torch.float64)]
+    assert sum(squares) == pytest.approx(1, rel=1e-12)
+    assert squares == pytest.approx([1 / 8] * 8, abs=3.4 * math.sqrt(14 / 640 / 64))
+
+
 def test_sliced_w2_sees_samples_as_sets() -> None:
     a = normal(200, 2)
     assert sliced_w2(a, a.flip(0)) == pytest.approx(0, abs=1e-15)
