@@ -59,7 +59,8 @@ def _figure(name: str, metric: type[AtInfinity], rows: list[tuple[Record, Tensor
         _line(axis, record.spec.solver, extractor(problem.to_levels(samples))[layer], reference)
     # Without so many other real images there is no line of theirs.
     with contextlib.suppress(UsageError):
-        _line(axis, "other real images", extractor(problem.compared_with(spec.n, spec.seed, 1))[layer], reference, "0.3")
+        others = extractor(problem.compared_with(spec.n, spec.seed, 1))[layer]
+        _line(axis, "other real images", others, reference, "0.3")
     axis.set(xlabel="1/n", ylabel=f"Fréchet distance of n and n [{metric.unit}]", xlim=(0, None))
     axis.set_title(f"{name}, NFE {spec.budget}, {spec.grid}, seed {spec.seed}: lines to infinitely many samples")
     axis.legend(frameon=False, fontsize=7)

@@ -13,6 +13,8 @@ from torch import Tensor
 from bench.metrics.discrepancy import EnergyDistance
 from bench.metrics.extractors import INCEPTION
 from bench.metrics.metric import BLOCKS, Outcome, get_metric, measured, metric_classes, replicates
+from bench.metrics.mode_weights import ModeWeights
+from bench.metrics.moments import MeanError
 from bench.metrics.pathwise import PathwiseRmse, root_mean_square
 from bench.metrics.wasserstein import GaussianW2, SlicedW2, gaussian_w2, sliced_w2
 from bench.problems.digits import Digits
@@ -215,7 +217,16 @@ def test_replicates_of_cells_of_a_seed_pair(metric: Any) -> None:
 # Floors.
 
 
-@pytest.mark.parametrize(("metric", "problem"), [(EnergyDistance, Gaussian()), (SlicedW2, Mixture2d())])
+@pytest.mark.parametrize(
+    ("metric", "problem"),
+    [
+        (EnergyDistance, Gaussian()),
+        (SlicedW2, Mixture2d()),
+        (MeanError, Gaussian()),
+        (GaussianW2, Gaussian()),
+        (ModeWeights, Mixture2d()),
+    ],
+)
 def test_floors_depend_on_number_and_seed_but_not_on_the_samples(metric: Any, problem: Problem) -> None:
     def floor(samples: Tensor, seed: int = 0) -> float:
         value = metric().evaluate(outcome(problem, samples, seed=seed)).floor
