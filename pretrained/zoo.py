@@ -37,7 +37,7 @@ from solvers.process import Parametrisation
 from solvers.sde import ForwardSDE
 
 CHECKPOINTS = CARDS.parent / "checkpoints"
-EDM_SUFFIX = ".pkl"
+EDM_SUFFIX, SONG_SUFFIX = ".pkl", ".pth"
 # Of the images that imported networks were trained on: 8 bits a channel.
 LEVELS = 256
 # What loads a checkpoint, by the kind of its card.
@@ -153,6 +153,9 @@ def load(name: str, device: torch.device | str = "cpu", folder: Path | None = No
         return _import(name, diffusers.fetch(name.removeprefix(HUB)), device)
     if folder is None and (Path(name).suffix == EDM_SUFFIX or Path(name).is_dir()):
         return _import(name, Path(name), device)
+    if folder is None and Path(name).suffix == SONG_SUFFIX:
+        todo = "Read it by pretrained.importers.song.load(path, settings), or take a published one by its name"
+        raise UsageError(f"load {name}", f"a {SONG_SUFFIX} of Song et al. comes with settings (.json)", None, todo)
     card, weights = _read(name, folder)
     if not isinstance(card, ScoreCard):
         raise _wrong_kind("score", name, card)
