@@ -36,7 +36,7 @@ from solvers.errors import UsageError
 from solvers.grids import make_grid
 from solvers.process import ReverseProcess
 from solvers.registry import get_solver
-from solvers.sde import VP
+from solvers.sde import VP, expand
 from solvers.solver import FixedStepSolver, integrate
 
 CPU = torch.device("cpu")
@@ -490,6 +490,26 @@ def test_the_converged_solve_of_a_still_flow_is_its_start(white: Digits) -> None
     later[converged.STARTS :] += 5
     assert TrajectoryRmse().measure(outcome(white, later)).value == pytest.approx(0, abs=1e-5), "the first 32 count"
     assert TrajectoryRmse().measure(outcome(white, x, seed=1)).value == pytest.approx(2**0.5, rel=0.1), "own starts"
+
+
+def test_the_converged_solve_of_a_gaussian_is_its_flow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of variance 1/4 under VP: the flow scales by the root of the variances' ratio."""
+    problem = Digits()
+    sde = problem.sde
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        return -x / expand(sde.alpha(t) ** 2 / 4 + sde.sigma(t) ** 2, x)
+
+    monkeypatch.setattr(problem, "process", lambda: ReverseProcess(sde, score, "score"))
+    start, end = (sde.alpha(t) ** 2 / 4 + sde.sigma(t) ** 2 for t in (sde.t_max, sde.t_min))
+    exact = problem.prior(40, 0).double() * math.sqrt(end / start)
+    miss = (converged.converged_samples(problem, 40, 0) - exact).square().mean().sqrt()
+    value = TrajectoryRmse().measure(outcome(problem, exact))
+    assert value.value is not None
+    assert value.floor is not None
+    assert 0 < value.value < 1e-8
+    assert 0.1 * value.value < value.floor < 1e-7
+    assert miss < 3e-5
 
 
 def test_the_distance_from_the_converged_trajectory_is_the_solvers_error() -> None:
