@@ -68,7 +68,7 @@ def train(
         todo = f"Resume it (--resume), or remove {unfinished} to start anew"
         raise UsageError(f"train {card.name}", "an unfinished run is not overwritten", str(unfinished), todo)
     data = card.data.build().load("train")
-    trained_on = describe(data, card.training.flip)
+    trained_on = describe(data, card)
     restart = Restart(out, card, trained_on.sha256)
     clock = Clock(minutes, checkpoint_minutes)
     processes = processes_on(torch.device(device))

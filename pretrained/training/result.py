@@ -3,12 +3,13 @@
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors.torch import save
 
 from pretrained import provenance
-from pretrained.card import Card, Machine, TrainedOn, dump_card, load_card
+from pretrained.card import Card, DequantiserCard, Machine, TrainedOn, dump_card, load_card
 from pretrained.data import ImageData
 from pretrained.tasks import Task
 from pretrained.training.loop import Loop
@@ -16,13 +17,14 @@ from pretrained.training.processes import Processes
 from pretrained.training.restart import recipe
 
 
-def describe(data: ImageData, flip: bool) -> TrainedOn:
+def describe(data: ImageData, card: Card) -> TrainedOn:
     """The record of the data that a run is trained on."""
+    law: Literal["uniform", "variational"] = "variational" if isinstance(card, DequantiserCard) else "uniform"
     return TrainedOn(
         samples=len(data.values),
         levels=data.levels,
-        dequantisation=None if data.levels is None else "uniform",
-        flip=flip,
+        dequantisation=None if data.levels is None else law,
+        flip=card.training.flip,
         sha256=provenance.sha256(data.values.numpy().tobytes()),
     )
 
