@@ -52,7 +52,7 @@ def test_its_density_is_that_of_the_map(shape: tuple[int, ...]) -> None:
     network, k = flow(shape), levels_of(shape, 1)
     w = torch.rand((1, *shape), dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     u, log_q = network(k, w)
-    jacobian = torch.autograd.functional.jacobian(lambda w: network(k, w)[0], w).reshape(6, 6)
+    jacobian = torch.func.jacrev(lambda w: network(k, w)[0])(w).reshape(6, 6)
     assert log_q.item() == pytest.approx(-torch.linalg.slogdet(jacobian).logabsdet.item(), abs=1e-9)
     assert abs(log_q.item()) > 0.1
     assert 0 < u.min() < u.max() < 1
@@ -61,7 +61,7 @@ def test_its_density_is_that_of_the_map(shape: tuple[int, ...]) -> None:
 def test_each_half_is_mapped_given_the_other_and_the_levels() -> None:
     network, k = flow(), levels_of((1, 2, 3), 1)
     w = torch.full((1, 1, 2, 3), 0.4, dtype=torch.float64)
-    jacobian = torch.autograd.functional.jacobian(lambda w: network(k, w)[0], w).reshape(6, 6)
+    jacobian = torch.func.jacrev(lambda w: network(k, w)[0])(w).reshape(6, 6)
     assert (jacobian.abs() > 1e-9).double().mean() > 0.6
     changed = k.clone()
     changed[..., 0, 0] = (k[..., 0, 0] + 1) % 4

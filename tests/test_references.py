@@ -145,11 +145,17 @@ def test_cells_of_a_run_share_theirs(
     monkeypatch.setattr(likelihood, "BOUND_DRAWS", 2)
     monkeypatch.setattr(converged, "TIGHT", 1e-1)
     monkeypatch.setattr(converged, "CHECKED", 1e-1)
-    solves = []
-    for place, function in ((likelihood, "_converged"), (converged, "converged_end")):
-        real = getattr(place, function)
-        counted = lambda *arguments, real=real: solves.append(1) or real(*arguments)  # noqa: E731
-        monkeypatch.setattr(place, function, counted)
+    solves: list[int] = []
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            solves.append(1)
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(likelihood, "_converged", counted(likelihood._converged))
+    monkeypatch.setattr(converged, "converged_end", counted(converged.converged_end))
     problem = load_problem("digits", "cpu")[0]
 
     def solved(folder: Path, solver: str = "heun", seed: int = 0) -> tuple[int, Any]:
