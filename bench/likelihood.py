@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from solvers.solver import Solver
 
 # The converged solve that a solver's error is measured against. On the digits network it lies within 1e-5 bits/dim of
 # an image's value in double precision at 1e-8.
-CONVERGED = {"method": "dopri5", "rtol": 1e-6, "atol": 1e-6}
+CONVERGED: dict[str, Any] = {"method": "dopri5", "rtol": 1e-6, "atol": 1e-6}
 # Training images that stand for the law at t_max.
 POINTS = 500
 # Times of the variational bound, a sample.

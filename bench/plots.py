@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from bench.bias_figure import bias_figures
 from bench.metrics.metric import metric_classes
-from bench.problems.digits import Digits
+from bench.problems.problem import ImageProblem, problem_classes
 from bench.record import Record
 from bench.standing_plots import standing_figures, values_figure
 from bench.standings import Standing
@@ -157,11 +157,16 @@ def _line(axis: Axes, line: pd.DataFrame, x: str, label: str, look: tuple[Any, s
 
 
 def _sample_grids(records: list[Record], store: Store) -> Iterator[tuple[str, Figure]]:
+    """A figure for each problem of images whose cells are done."""
+    for name, problem in problem_classes().items():
+        chosen = [r for r in records if r.spec.problem == name and r.spec.kind == "sampling"]
+        chosen = [r for r in chosen if r.status == "done" and r.cost]
+        if chosen and issubclass(problem, ImageProblem):
+            yield f"{name}_samples", _sample_grid(chosen, problem, store)
+
+
+def _sample_grid(chosen: list[Record], problem: type[ImageProblem], store: Store) -> Figure:
     """The first images of the first seed: a row a solver and grid, a block a budget, a column an x_T."""
-    chosen = [r for r in records if r.spec.problem == Digits.key and r.spec.kind == "sampling"]
-    chosen = [r for r in chosen if r.status == "done" and r.cost]
-    if not chosen:
-        return
     seed = min(r.spec.seed for r in chosen)
     chosen = [r for r in chosen if r.spec.seed == seed]
     budgets = sorted({r.spec.budget for r in chosen if r.spec.budget}) or [
@@ -176,14 +181,16 @@ def _sample_grids(records: list[Record], store: Store) -> Iterator[tuple[str, Fi
     )
     for line, ((solver, settings, grid), members) in zip(axes, sorted(rows.items()), strict=True):
         for axis, budget in zip(line, budgets, strict=True):
-            _strip(axis, _within(members, budget), store)
+            # Adaptive rows have no budgets of their own.
+            none = "none within the budget" if members[0].spec.budget is None else "not run"
+            _strip(axis, _within(members, budget), problem, store, none)
         text = f"{solver} {settings}".strip() + f"\n{grid}"
         line[0].set_ylabel(text, rotation=0, ha="right", va="center", fontsize=7)
     for axis, budget in zip(axes[0], budgets, strict=True):
         axis.set_title(f"NFE ≤ {budget}", fontsize=9)
-    figure.suptitle(f"{Digits.key}: samples from the same x_T in every row (seed {seed})", fontsize=10)
+    figure.suptitle(f"{problem.key}: samples from the same x_T in every row (seed {seed})", fontsize=10)
     figure.tight_layout(rect=(0, 0, 1, 0.98), h_pad=0.2, w_pad=0.6)
-    yield f"{Digits.key}_samples", figure
+    return figure
 
 
 def _within(members: list[Record], budget: int) -> Record | None:
@@ -194,15 +201,18 @@ def _within(members: list[Record], budget: int) -> Record | None:
     return max(fitting, key=lambda r: r.cost.nfe if r.cost else 0) if fitting else None
 
 
-def _strip(axis: Axes, record: Record | None, store: Store) -> None:
+def _strip(axis: Axes, record: Record | None, problem: type[ImageProblem], store: Store, none: str) -> None:
     axis.set_xticks([])
     axis.set_yticks([])
     axis.grid(visible=False)
     sns.despine(ax=axis, left=True, bottom=True)
     samples = store.samples(record.spec) if record else None
     if samples is None:
-        text = "none within the budget" if record is None else "samples not kept"
+        text = none if record is None else "samples not kept"
         axis.text(0.5, 0.5, text, ha="center", va="center", fontsize=7, color="0.5", transform=axis.transAxes)
         return
-    images = np.pad(samples[:SHOWN, 0].numpy(), ((0, 0), (0, 0), (0, 1)), constant_values=1)
-    axis.imshow(np.concatenate(list(images), axis=1), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+    low, high = problem.ends()
+    images = ((samples[:SHOWN].float() - low) / (high - low)).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    padded = np.pad(images, ((0, 0), (0, 0), (0, 1), (0, 0)), constant_values=1)
+    # One channel is grey.
+    axis.imshow(np.concatenate(list(padded), axis=1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")

@@ -1,6 +1,7 @@
 """Cards: how a checkpoint is made, and, once it is made, what came out.
 
-A card is a YAML file. Its upper part is the recipe that ``train`` follows; ``result`` is filled in by the training run.
+A card is a YAML file. Its upper part is the recipe that ``train`` follows; ``result`` is filled in by the training run,
+``evaluation`` by ``scorebench evaluate``.
 """
 
 from pathlib import Path
@@ -10,6 +11,8 @@ import yaml
 from pydantic import Field, field_serializer, model_validator
 
 from pretrained.data import DataSet, get_data_set
+from pretrained.evaluation import Evaluation
+from pretrained.machine import Machine
 from pretrained.networks.labelled import PREDICTIONS
 from pretrained.networks.settings import (
     ClassifierSettings,
@@ -73,6 +76,7 @@ class SDESettings(Section):
 
 
 Precision = Literal["float32", "bfloat16"]
+StoredWeights = Literal["float32", "float16"]
 
 
 class TrainingSettings(Section):
@@ -136,21 +140,12 @@ def _short(value: Objective | TimeLaw) -> Any:
     return content if len(content) > 1 else next(iter(content.values()))
 
 
-class Machine(Section):
-    """Where a training ran."""
-
-    cpu: str
-    cores: int
-    threads: int
-    device: str
-    torch: str
-
-
 class TrainedOn(Section):
     """The data as the training saw them.
 
     ``levels`` is their number L; values k were dequantised, (k + u)/L, with fresh u in every batch, uniform or as the
     network that was trained learned it. Both are missing for continuous values. ``sha256`` is of the values.
+    ``source`` and ``licence`` are what the data set says.
     """
 
     samples: int
@@ -158,6 +153,8 @@ class TrainedOn(Section):
     dequantisation: Literal["uniform", "variational"] | None
     flip: bool
     sha256: str
+    source: str | None = None
+    licence: str | None = None
 
 
 class Result(Section):
@@ -216,7 +213,11 @@ class DequantiserResult(Result):
 
 
 class ScoreCard(Section):
-    """A score model."""
+    """A score model.
+
+    ``weights`` is the type in which they are kept on disk: float16 halves the file. They are rounded before
+    the result's figures are taken, and read back to float32; buffers, such as frequencies, stay in float32.
+    """
 
     result_type: ClassVar[type[Result]] = ScoreResult
 
@@ -227,8 +228,16 @@ class ScoreCard(Section):
     sde: SDESettings
     network: ScoreNetworkSettings
     parametrisation: Parametrisation
+    weights: StoredWeights = "float32"
     training: ScoreTrainingSettings
     result: ScoreResult | None = None
+    evaluation: Evaluation | None = None
+
+    @property
+    def measured(self) -> Evaluation | None:
+        """The evaluation, if it is of the weights of the result: one of other weights says nothing of these."""
+        of_these = self.evaluation and self.result and self.evaluation.weights == self.result.sha256
+        return self.evaluation if of_these else None
 
     @property
     def t_min(self) -> float:
@@ -358,6 +367,12 @@ def _check_data(card: Card) -> None:
         raise UsageError(who, rule, True, "Write flip: false")
     if len(data.shape) != 3 and card.network.name != "mlp":
         raise UsageError(who, f"data {data.name!r} are vectors, for network 'mlp'", card.network.name, "Take 'mlp'")
+
+
+def with_result(card: Card, result: Result | None) -> Card:
+    """The card with a result, and without what was measured of the weights that it had before."""
+    dropped = {"evaluation": None} if isinstance(card, ScoreCard) else {}
+    return card.model_copy(update={"result": result, **dropped})
 
 
 def shipped_cards() -> list[str]:

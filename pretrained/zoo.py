@@ -33,6 +33,7 @@ from pretrained.networks.noisy_classifier import NoisyClassifier
 from pretrained.networks.precondition import Preconditioned
 from pretrained.published import (
     HUB,
+    MissingCheckpointError,
     PublishedCard,
     PublishedData,
     Source,
@@ -46,7 +47,7 @@ from solvers.process import Parametrisation
 from solvers.sde import ForwardSDE
 
 CHECKPOINTS = CARDS.parent / "checkpoints"
-EDM_SUFFIX = ".pkl"
+EDM_SUFFIX, SONG_SUFFIX = ".pkl", ".pth"
 # Of the images that imported networks were trained on: 8 bits a channel.
 LEVELS = 256
 # What loads a checkpoint, by the kind of its card.
@@ -147,6 +148,20 @@ def names() -> list[str]:
     return shipped_cards()
 
 
+def card_of(name: str) -> ScoreCard | PublishedCard:
+    """The card of a score model, shipped or published, whether its weights are here or not.
+
+    Raises:
+        UsageError: no such card, or not a score model's.
+    """
+    if name in published_names():
+        return load_published_card(name)
+    card = load_card(name)
+    if not isinstance(card, ScoreCard):
+        raise _wrong_kind("score", name, card)
+    return card
+
+
 def load(name: str, device: torch.device | str = "cpu", folder: Path | None = None) -> Checkpoint:
     """A score model.
 
@@ -158,8 +173,9 @@ def load(name: str, device: torch.device | str = "cpu", folder: Path | None = No
             the shipped ones.
 
     Raises:
-        UsageError: no such checkpoint, it is no score model, its weights are not those of its card, or they are
-            published ones that have not been downloaded; then the text says which file belongs where.
+        UsageError: no such checkpoint, it is no score model, or its weights are not those of its card.
+        MissingCheckpointError: its card was not trained yet, or its weights are published ones that have not been
+            downloaded; then the text says which file belongs where.
     """
     if folder is None and name in published_names():
         return _load_published(load_published_card(name), device)
@@ -167,7 +183,10 @@ def load(name: str, device: torch.device | str = "cpu", folder: Path | None = No
         return _import(name, diffusers.fetch(name.removeprefix(HUB)), device)
     if folder is None and (Path(name).suffix == EDM_SUFFIX or Path(name).is_dir()):
         return _import(name, Path(name), device)
-    card, weights = _files(name, folder)
+    if folder is None and Path(name).suffix == SONG_SUFFIX:
+        todo = "Read it by pretrained.importers.song.load(path, settings), or take a published one by its name"
+        raise UsageError(f"load {name}", f"a {SONG_SUFFIX} of Song et al. comes with settings (.json)", None, todo)
+    card, weights = _read(name, folder)
     if not isinstance(card, ScoreCard):
         raise _wrong_kind("score", name, card)
     data = card.data.build().spec
@@ -181,7 +200,7 @@ def load_features(name: str, device: torch.device | str = "cpu", folder: Path | 
     Raises:
         UsageError: no such checkpoint, it is no classifier, or its weights are not those of its card.
     """
-    card, weights = _files(name, folder)
+    card, weights = _read(name, folder)
     if not isinstance(card, ClassifierCard):
         raise _wrong_kind("classifier", name, card)
     network, sha256 = _restore(card, weights, device)
@@ -195,7 +214,7 @@ def load_classifier(name: str, device: torch.device | str = "cpu", folder: Path 
     Raises:
         UsageError: no such checkpoint, it is no classifier of noisy states, or its weights are not those of its card.
     """
-    card, weights = _files(name, folder)
+    card, weights = _read(name, folder)
     if not isinstance(card, NoisyClassifierCard):
         raise _wrong_kind("noisy_classifier", name, card)
     network, sha256 = _restore(card, weights, device)
@@ -209,7 +228,7 @@ def load_dequantiser(name: str, device: torch.device | str = "cpu", folder: Path
     Raises:
         UsageError: no such checkpoint, it is no dequantiser, or its weights are not those of its card.
     """
-    card, weights = _files(name, folder)
+    card, weights = _read(name, folder)
     if not isinstance(card, DequantiserCard):
         raise _wrong_kind("dequantiser", name, card)
     network, sha256 = _restore(card, weights, device)
@@ -217,15 +236,25 @@ def load_dequantiser(name: str, device: torch.device | str = "cpu", folder: Path
     return DequantisingFlow(network, card, sha256)
 
 
-def _files(name: str, folder: Path | None) -> tuple[Card, Path]:
+def files(name: str, folder: Path | None = None) -> tuple[Path, Path]:
+    """Card and weights of a shipped checkpoint, or of one in a folder that ``train`` wrote.
+
+    Raises:
+        UsageError: no such card.
+    """
     if folder is None:
         if name not in names():
             raise unknown_name("load", "card", name, [*names(), *published_names()])
-        return load_card(name), CHECKPOINTS / f"{name}.safetensors"
+        return CARDS / f"{name}.yaml", CHECKPOINTS / f"{name}.safetensors"
     known = [path.stem for path in folder.glob("*.yaml")]
     if name not in known:
         raise unknown_name(f"load: {folder}", "card", name, known)
-    return load_card(folder / f"{name}.yaml"), folder / f"{name}.safetensors"
+    return folder / f"{name}.yaml", folder / f"{name}.safetensors"
+
+
+def _read(name: str, folder: Path | None) -> tuple[Card, Path]:
+    path, weights = files(name, folder)
+    return load_card(path), weights
 
 
 def _load_published(card: PublishedCard, device: torch.device | str) -> Checkpoint:
@@ -264,7 +293,9 @@ def _restore(card: Card, path: Path, device: torch.device | str) -> tuple[nn.Mod
     who = f"load {card.name}"
     todo = f"Restore it with `git checkout -- {path}`, or `scorebench train {card.name}` and copy both files it makes."
     if card.result is None:
-        raise UsageError(who, "its card has no result: it was never trained", todo=todo)
+        missing = MissingCheckpointError(who, "its card has no result: it was never trained", todo=todo)
+        missing.reason = f"checkpoint {card.name}, not trained yet"
+        raise missing
     if not path.is_file():
         raise UsageError(who, "its weights are missing", str(path), todo)
     content = path.read_bytes()

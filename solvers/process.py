@@ -18,13 +18,14 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, Self, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from solvers.constraints import Constraint
 from solvers.divergence import Divergence
 from solvers.errors import unknown_name
-from solvers.sde import NUMBER, ForwardSDE, Time, expand, scaled
+from solvers.sde import NUMBER, Array, ForwardSDE, Time, expand, scaled
 
 Parametrisation = Literal["score", "noise", "denoised", "velocity"]
 PARAMETRISATIONS: tuple[Parametrisation, ...] = get_args(Parametrisation)
@@ -32,8 +33,8 @@ PARAMETRISATIONS: tuple[Parametrisation, ...] = get_args(Parametrisation)
 Network = Callable[[Tensor, Tensor], Tensor]
 """``network(x, t)``: x (n, ...), t (n,) in x's dtype and on its device; returns the prediction, shape of x."""
 
-Rule = Callable[..., tuple[Tensor, ...]]
-"""``rule(sde, t, s, *settings)``: coefficients of the steps from t to s, float64 tensors of any number of times."""
+Rule = Callable[..., tuple[Array, ...]]
+"""``rule(sde, t, s, *settings)``: coefficients of the steps from t to s, float64 arrays of any number of times."""
 
 # Grids whose coefficients are kept, for each rule.
 GRIDS_KEPT = 64
@@ -258,7 +259,7 @@ def _steps(
     """A row for each interval between neighbouring times."""
     if not times:
         return {}
-    ts = torch.tensor(times, dtype=torch.float64)
+    ts = np.array(times)
     columns = rule(sde, ts[:-1], ts[1:], *settings)
     return dict(zip(pairwise(times), zip(*(column.tolist() for column in columns), strict=True), strict=True))
 
@@ -271,7 +272,7 @@ def _conversions(
     sde: ForwardSDE, times: tuple[float, ...], given: Parametrisation, wanted: Parametrisation
 ) -> dict[float, tuple[Any, ...]]:
     """A row for each time."""
-    ts = torch.tensor(times, dtype=torch.float64)
+    ts = np.array(times)
     scale, shift = conversion(sde, given, wanted, ts)
     columns = [[column] * len(times) if column is None else column.tolist() for column in (scale, shift)]
     return dict(zip(times, zip(*columns, strict=True), strict=True))

@@ -1,7 +1,8 @@
 """Forward processes: affine Gaussian SDEs  dx = f(t) x dt + g(t) dw,  x_t | x_0 ~ N(alpha(t) x_0, sigma(t)^2 I).
 
 Every coefficient takes a time as a Python float (computed in double precision by ``math``: a step on a fixed grid
-allocates no tensor for it) or as a tensor of times (one per sample), and returns the same kind.
+allocates no tensor for it), as a tensor of times (one per sample), or as a NumPy array of times (those of a grid, on
+which torch takes three times as long), and returns the same kind.
 
 With lam = log(alpha/sigma) the whole family follows from alpha and sigma:
 
@@ -17,27 +18,44 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from solvers.errors import UsageError, unknown_name
 
-Time = TypeVar("Time", float, Tensor, float | Tensor)
+Array = NDArray[np.float64]
+Time = TypeVar("Time", float, Tensor, Array, float | Tensor)
 
 # Where alpha vanishes lam is infinite: Cosine and RectifiedFlow start this far before the end.
 OPEN_END = 1e-3
 
 
-def _lib(t: float | Tensor) -> Any:
-    """The module whose functions take ``t``: torch for tensors, math for numbers."""
-    return torch if isinstance(t, Tensor) else math
+# For isinstance in every evaluation: by Tensor it takes ten times as long for a number.
+NUMBER = float, int
+
+
+def _lib(t: float | Tensor | Array) -> Any:
+    """The module whose functions take ``t``: math for numbers, torch for tensors, NumPy for arrays."""
+    if isinstance(t, NUMBER):
+        return math
+    return np if isinstance(t, np.ndarray) else torch
 
 
 def _log_sigmoid(u: Time) -> Time:
     """log(1 / (1 + e^-u)) without overflow."""
     if isinstance(u, Tensor):
         return torch.nn.functional.logsigmoid(u)
+    if isinstance(u, np.ndarray):
+        return -np.logaddexp(0.0, -u)
     return min(u, 0.0) - math.log1p(math.exp(-abs(u)))
+
+
+def _ones(t: Time) -> Time:
+    """1, of the same kind."""
+    result: Time = 1.0 if isinstance(t, NUMBER) else _lib(t).ones_like(t)
+    return result
 
 
 def expand(c: Any, x: Tensor) -> Any:
@@ -46,9 +64,6 @@ def expand(c: Any, x: Tensor) -> Any:
         return c.to(x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
     return c
 
-
-# For isinstance in every evaluation: by Tensor it takes ten times as long for a number.
-NUMBER = float, int
 
 # Adding to zero takes the number as it is; a product makes a tensor of it first, in single precision 1 us of 2.4.
 _ZERO = torch.zeros(())
@@ -269,7 +284,7 @@ class VE(ForwardSDE):
         return math.log(self.sigma_max / self.sigma_min if self.base is None else self.base)
 
     def alpha(self, t: Time) -> Time:
-        return torch.ones_like(t) if isinstance(t, Tensor) else 1.0
+        return _ones(t)
 
     def sigma(self, t: Time) -> Time:
         lib, growth = _lib(t), self._log_ratio
@@ -328,7 +343,7 @@ class EDM(ForwardSDE):
         return self.sigma_min
 
     def alpha(self, t: Time) -> Time:
-        return torch.ones_like(t) if isinstance(t, Tensor) else 1.0
+        return _ones(t)
 
     def sigma(self, t: Time) -> Time:
         return 1.0 * t

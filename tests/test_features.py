@@ -287,6 +287,10 @@ class Colours(ImageProblem):
         self.sde, self.shape, self.dtype = VP(), (3, side, side), torch.float32
         self.scale, self.offset = 2.0, -1.0
 
+    @classmethod
+    def ends(cls) -> tuple[float, float]:
+        return -1.0, 1.0
+
     def process(self) -> ReverseProcess:
         raise NotImplementedError
 
@@ -474,6 +478,14 @@ def test_the_converged_solve_of_a_still_flow_is_its_start(white: Digits) -> None
     assert value.value == pytest.approx(0.25, rel=1e-5)
     assert value.floor is not None
     assert 0 <= value.floor < 1e-6
+    assert TrajectoryRmse.resolves, "differences below the floor are the reference's"
+    half = x.clone()
+    half[:16] += 0.25
+    left = TrajectoryRmse().measure(outcome(white, half)).replicates
+    # Of 32 starts in 20 blocks the first ten hold 16; without one or two of those, 15 or 14 are off.
+    off = [16 - sum(i * 20 // 32 == k for i in range(16)) for k in range(20)]
+    kept = [32 - sum(i * 20 // 32 == k for i in range(32)) for k in range(20)]
+    assert left == pytest.approx([0.25 * math.sqrt(o / n) for o, n in zip(off, kept, strict=True)], rel=1e-5)
     later = x.clone()
     later[converged.STARTS :] += 5
     assert TrajectoryRmse().measure(outcome(white, later)).value == pytest.approx(0, abs=1e-5), "the first 32 count"

@@ -11,7 +11,7 @@ from bench.problems.mixture import Mixture2d
 from solvers.divergence import ExactDivergence, Hutchinson
 from solvers.errors import UsageError
 from solvers.process import PARAMETRISATIONS, Evaluations, Parametrisation, ReverseProcess
-from solvers.sde import SDES, ForwardSDE, expand
+from solvers.sde import SDES, Array, ForwardSDE, expand
 
 
 def exact(problem: Gaussian, kind: Parametrisation, x: Tensor, t: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def test_the_problems_score_is_the_exact_one():
 def test_coefficients_of_a_grid_are_computed_once_and_are_those_of_its_steps():
     calls: list[int] = []
 
-    def rule(sde: ForwardSDE, t: Tensor, s: Tensor, power: int) -> tuple[Tensor, ...]:
+    def rule(sde: ForwardSDE, t: Array, s: Array, power: int) -> tuple[Array, ...]:
         calls.append(len(t))
         return (t + s) / 2, sde.alpha(t) ** power
 

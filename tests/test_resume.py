@@ -11,6 +11,7 @@ import pytest
 import torch
 from cards import CLASSIFIER, SCORE, card_of, changed, write
 
+from pretrained import zoo
 from pretrained.card import Card
 from pretrained.train import train
 from pretrained.training.restart import restart_path
@@ -78,8 +79,14 @@ def start(folder: Path) -> subprocess.Popen:
 
 
 def test_a_killed_run_goes_on_to_the_bit(tmp_path: Path) -> None:
+    """While it lives, nobody else trains the card into its folder, resumed or not; its death frees the folder."""
     card = card_of(tmp_path, changed(SCORE, training__steps=300))
     run = start(tmp_path)
+    rule = r"train tiny-score: one run of a card writes a folder at a time; got '.*out'\. Wait for the other one"
+    for resume in (False, True):
+        with pytest.raises(UsageError, match=rule):
+            train(card, tmp_path / "out", progress=False, resume=resume)
+    train(card_of(tmp_path, changed(SCORE, name="other", training__steps=1)), tmp_path / "out", progress=False)
     run.kill()
     assert run.wait() == -signal.SIGKILL
     out = tmp_path / "out"
@@ -137,3 +144,6 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     assert train(card, tmp_path, progress=False, resume=True) == finished
     longer = card_of(tmp_path, changed(SCORE, training__steps=41))
     assert train(longer, tmp_path, progress=False, resume=True).result.steps == 41
+    half = card_of(tmp_path, changed(SCORE, training__steps=41, weights="float16"))
+    assert train(half, tmp_path, progress=False, resume=True).result.sha256 != finished.result.sha256
+    assert zoo.load("tiny-score", folder=tmp_path).card.weights == "float16"

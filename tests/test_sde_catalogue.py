@@ -7,6 +7,7 @@ import math
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy.integrate import quad
@@ -73,8 +74,8 @@ def test_adams_weights_are_the_integrals_they_stand_for(c: float, h: float) -> N
         others = [other for j, other in enumerate(nodes) if j != i]
         return c * math.exp(-c * (h - u)) * math.prod((u - o) / (nodes[i] - o) for o in others)
 
-    steps = torch.tensor([nodes, [0.0, math.nan, math.nan, math.nan]], dtype=torch.float64) / h
-    found, alone = adams_weights(c, torch.tensor([h, h], dtype=torch.float64), steps)
+    steps = np.array([nodes, [0.0, math.nan, math.nan, math.nan]]) / h
+    found, alone = adams_weights(c, np.array([h, h]), steps)
     for i in range(4):
         assert float(found[i]) == pytest.approx(quad(integrand, 0, h, args=(i,), epsabs=1e-13)[0], rel=1e-9)
     # Where there is no history the one prediction has the whole weight.

@@ -125,9 +125,19 @@ class Code:
 def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     torch.save({"model": {}, "ema": {}, "extra": Code(trap)}, tmp_path / "code.pth")
-    with pytest.raises(UsageError, match=r"tensors and plain values.*holds code or objects is never opened"):
+    with pytest.raises(UsageError, match=r"tensors and plain values.*holds code or objects is never opened") as refused:
         load(checkpoint=tmp_path / "code.pth")
     assert not trap.exists()
+    # What it asked for is told, and not torch's advice to read it all the same.
+    assert "it asks for getattr" in str(refused.value)
+    assert "weights_only" not in str(refused.value)
+
+
+def test_the_zoo_says_how_a_checkpoint_of_ones_own_is_read() -> None:
+    with pytest.raises(
+        UsageError, match=r"comes with settings \(\.json\)\. Read it by pretrained\.importers\.song\.load"
+    ):
+        zoo.load(str(GOLDEN / "network_ve_ncsnpp.pth"))
 
 
 def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:

@@ -32,9 +32,13 @@ def test_two_runs_give_the_same_weights_whatever_the_global_generator(tmp_path: 
     assert other.result.sha256 != first.result.sha256
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_score_model_learns(tmp_path: Path, precision: str) -> None:
-    card = card_of(tmp_path, changed(SCORE, training__precision=precision))
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"training__precision": "bfloat16"}, {"weights": "float16"}],
+    ids=["float32", "bfloat16", "stored in float16"],
+)
+def test_a_score_model_learns(tmp_path: Path, changes: dict[str, str]) -> None:
+    card = card_of(tmp_path, changed(SCORE, **changes))
     assert isinstance(card, ScoreCard)
     finished = train(card, tmp_path / "out", progress=False)
     assert isinstance(finished, ScoreCard)
@@ -46,6 +50,35 @@ def test_a_score_model_learns(tmp_path: Path, precision: str) -> None:
     assert checkpoint.card == finished
     assert held_out_loss(checkpoint.network, finished) == pytest.approx(finished.result.held_out_loss, rel=1e-6)
     assert finished.result.final_loss == pytest.approx(finished.result.held_out_loss, rel=0.2)
+
+
+def test_weights_kept_in_half_precision_are_those_of_the_run_rounded(tmp_path: Path) -> None:
+    files, networks = {}, {}
+    for kept in ("float32", "float16"):
+        train(card_of(tmp_path, changed(SCORE, weights=kept)), tmp_path / kept, progress=False)
+        files[kept] = (tmp_path / kept / "tiny-score.safetensors").stat().st_size
+        networks[kept] = zoo.load("tiny-score", folder=tmp_path / kept).network
+    assert files["float16"] < 0.6 * files["float32"]
+    whole, half = networks["float32"], networks["float16"]
+    for (name, exact), rounded in zip(whole.named_parameters(), half.parameters(), strict=True):
+        assert rounded.dtype is torch.float32, name
+        assert torch.equal(rounded, exact.half().float()), name
+    assert dict(whole.named_buffers())
+    for (name, exact), kept in zip(whole.named_buffers(), half.buffers(), strict=True):
+        assert torch.equal(exact, kept), name
+
+
+@torch.no_grad()
+def _enlarge(average: nn.Module, *_: object) -> None:
+    next(average.parameters()).fill_(1e5)
+
+
+def test_weights_too_large_for_half_precision_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = card_of(tmp_path, changed(SCORE, weights="float16", training__steps=2))
+    monkeypatch.setattr("pretrained.training.loop.update_average", _enlarge)
+    with pytest.raises(UsageError, match=r"weights kept in float16 stay below 65504, .*; got .*weights: float32"):
+        train(card, tmp_path, progress=False)
+    assert not (tmp_path / "tiny-score.safetensors").exists()
 
 
 def test_a_classifier_learns(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from bench.metrics.extractors import INCEPTION
 from bench.metrics.features import FeatureMetric
 from bench.metrics.frechet import frechet_by_roots
 from bench.metrics.metric import measured, register_metric
+from bench.metrics.own_features import DIGITS, FASHION, OwnMetric
 from bench.record import MetricValue
 from solvers.errors import UsageError
 
@@ -75,15 +76,17 @@ class FidAtInfinity(AtInfinity):
     extractor: ClassVar[str] = INCEPTION
 
 
-@register_metric
-class FdDigitsAtInfinity(AtInfinity):
-    """Fréchet distance of ``digits-features`` at infinitely many samples and digits: the intercept of a line over 1/n.
+class OwnAtInfinity(OwnMetric, AtInfinity):
+    """Fréchet distance of ``$extractor`` at infinitely many samples and $images: the intercept of a line over 1/n.
 
     FD(n/k) = FD_infinity + slope k/n,  k = 1 ... 4, each the mean over k disjoint parts
 
     Two equal laws come to zero; values below it mean that they are not told apart.
     """
 
-    key: ClassVar[str] = "fd_digits_infinity"
-    label: ClassVar[str] = "Fréchet distance at infinite n (digits-features)"
-    extractor: ClassVar[str] = "digits-features"
+    key: ClassVar[str] = "fd_${name}_infinity"
+    label: ClassVar[str] = "Fréchet distance at infinite n ($extractor)"
+
+
+FdDigitsAtInfinity = register_metric(OwnAtInfinity.on(DIGITS))
+FdFashionAtInfinity = register_metric(OwnAtInfinity.on(FASHION))

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.metrics.metric import Metric, Outcome, register_metric
+from bench.metrics.metric import Metric, Outcome, register_metric, replicates
 from bench.metrics.pathwise import root_mean_square
 from bench.problems.problem import Problem
 from bench.record import MetricValue
@@ -82,11 +82,14 @@ class TrajectoryRmse(Metric):
     key: ClassVar[str] = "trajectory_rmse"
     label: ClassVar[str] = "RMS distance from the converged trajectory"
     unit: ClassVar[str] = "units of x"
+    resolves: ClassVar[bool] = True
     reference: ClassVar[str] = "global error of an ODE solver, Hairer, Nørsett & Wanner 1993, sec. II.3"
 
     def evaluate(self, outcome: Outcome) -> MetricValue:
         if outcome.solver.stochastic:
             return MetricValue(reason="not an ODE solver")
         ends, floor = _tight(outcome.problem, outcome.spec.n, outcome.spec.seed)
-        value, error = root_mean_square(outcome.samples[:STARTS].double() - ends)
-        return MetricValue(value=value, standard_error=error, floor=floor)
+        difference = outcome.samples[:STARTS].double() - ends
+        value, error = root_mean_square(difference)
+        left = replicates(lambda kept: root_mean_square(kept)[0], difference)
+        return MetricValue(value=value, standard_error=error, floor=floor, replicates=left)

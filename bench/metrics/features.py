@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from bench.image_model import ImageModel
 from bench.metrics.converged import converged_samples
 from bench.metrics.extractors import Extractor, get_extractor
 from bench.metrics.metric import Metric, Outcome
@@ -71,11 +72,21 @@ def converged_features(name: str, problem: ImageProblem, n: int, seed: int) -> d
     return get_extractor(name, problem.device)(problem.to_levels(converged_samples(problem, n, seed)))
 
 
-def clipped_share(problem: ImageProblem, samples: Tensor) -> float:
+def clipped_share(model: ImageModel, samples: Tensor) -> float:
     """Share of values more than one level beyond the data's range."""
-    v = (samples.float() - problem.offset) / problem.scale
-    margin = 1 / problem.levels
+    v = (samples.float() - model.offset) / model.scale
+    margin = 1 / model.levels
     return float(((v < -margin) | (v > 1 + margin)).float().mean())
+
+
+def feature_hashes(name: str, problem: Problem, spec: CellSpec) -> dict[str, str]:
+    """Hashes of an extractor and of the images that a cell's are compared with, if both are here."""
+    try:
+        sha256 = get_extractor(name, problem.device).sha256
+        return {name: sha256, f"{name}{REFERENCE}": _reference_hash(problem, spec.n, spec.seed)}
+    except UsageError:
+        # Without weights or images there is no value either, and its reason says why.
+        return {}
 
 
 class FeatureMetric(Metric):
@@ -86,12 +97,7 @@ class FeatureMetric(Metric):
     shared: ClassVar[bool] = True
 
     def hashes(self, problem: Problem, spec: CellSpec) -> dict[str, str]:
-        try:
-            sha256 = get_extractor(self.extractor, problem.device).sha256
-            return {self.extractor: sha256, f"{self.extractor}{REFERENCE}": _reference_hash(problem, spec.n, spec.seed)}
-        except UsageError:
-            # Without weights or images there is no value either, and its reason says why.
-            return {}
+        return feature_hashes(self.extractor, problem, spec)
 
     def evaluate(self, outcome: Outcome) -> MetricValue:
         problem, spec = image_problem(outcome.problem), outcome.spec

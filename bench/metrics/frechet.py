@@ -10,11 +10,13 @@ from bench.metrics.extractors import INCEPTION, get_extractor
 from bench.metrics.features import (
     FeatureMetric,
     converged_features,
+    feature_hashes,
     image_problem,
     reference_features,
     sample_features,
 )
-from bench.metrics.metric import Metric, Outcome, jackknife_error, measured, register_metric, replicates
+from bench.metrics.metric import Outcome, jackknife_error, measured, register_metric, replicates
+from bench.metrics.own_features import DIGITS, FASHION, OwnMetric
 from bench.metrics.wasserstein import moments_of, squared_w2_of_moments
 from bench.problems.problem import Problem
 from bench.record import CellSpec, MetricValue
@@ -82,39 +84,49 @@ class Fid(Frechet):
     reference: ClassVar[str] = "Heusel et al. 2017, arXiv:1706.08500, by torch-fidelity"
 
 
-@register_metric
-class FdDigits(Frechet):
-    """Fréchet distance between features of samples and of held-out digits, n of each.
+class FrechetOfOwn(OwnMetric, Frechet):
+    """Fréchet distance between features of samples and of held-out $images, n of each.
 
     |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^1/2)
 
-    on the 16 features of ``digits-features``. Samples are clipped and rounded to the data's 17 levels first. Floor: as
-    many training digits against the held-out ones. Not FID: that name means Inception features.
+    on the $dim features of ``$extractor``. Samples are clipped and rounded to the data's $levels levels first. Floor:
+    as many training images against the held-out ones. Not FID: that name means Inception features.
     """
 
-    key: ClassVar[str] = "fd_digits"
-    label: ClassVar[str] = "Fréchet distance (digits-features)"
-    extractor: ClassVar[str] = "digits-features"
+    key: ClassVar[str] = "fd_${name}"
+    label: ClassVar[str] = "Fréchet distance ($extractor)"
     reference: ClassVar[str] = "Heusel et al. 2017, arXiv:1706.08500, by torch-fidelity with own features"
 
 
-class FrechetExcess(Metric):
-    """Of the Fréchet distance on an extractor, what the solver adds to the network's own."""
+FdDigits = register_metric(FrechetOfOwn.on(DIGITS))
+FdFashion = register_metric(FrechetOfOwn.on(FASHION))
 
+
+class FrechetExcess(OwnMetric):
+    """What the solver adds to the Fréchet distance: that of its samples less that of the converged solve.
+
+    FD(samples, held-out $images) - FD(converged samples, held-out $images)
+
+    from the same x_T, paired, on ``$extractor``; converged by ``rk45`` at 1e-5, a small part of a grey level from the
+    solve at 1e-8. The rest of the Fréchet distance is the network's: ``converged`` in the record.
+    """
+
+    key: ClassVar[str] = "fd_${name}_solver"
+    label: ClassVar[str] = "solver's part of the Fréchet distance ($extractor)"
     unit: ClassVar[str] = "squared feature units"
     limits: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     shared: ClassVar[bool] = True
-    frechet: ClassVar[type[Frechet]]
+    reference: ClassVar[str] = "Heusel et al. 2017, arXiv:1706.08500, paired on common starts"
 
     def hashes(self, problem: Problem, spec: CellSpec) -> dict[str, str]:
-        return self.frechet().hashes(problem, spec)
+        return feature_hashes(self.extractor, problem, spec)
 
     def evaluate(self, outcome: Outcome) -> MetricValue:
         if outcome.solver.stochastic:
             return MetricValue(reason="not an ODE solver")
-        problem, spec, name = image_problem(outcome.problem), outcome.spec, self.frechet.extractor
+        problem, spec, name = image_problem(outcome.problem), outcome.spec, self.extractor
         extractor = get_extractor(name, problem.device)
-        layer = extractor.layers[self.frechet.layer]
+        layer = extractor.layers[0]
         features = sample_features(name, outcome)[layer]
         flag = check_number(*features.shape)
         reference = reference_features(extractor, problem.compared_with(spec.n, spec.seed, 0))[layer]
@@ -128,17 +140,5 @@ def excess(features: Tensor, converged: Tensor, reference: Tensor) -> float:
     return frechet_by_roots(features, reference) - frechet_by_roots(converged, reference)
 
 
-@register_metric
-class FdDigitsSolver(FrechetExcess):
-    """What the solver adds to the Fréchet distance: that of its samples less that of the converged solve.
-
-    FD(samples, held-out digits) - FD(converged samples, held-out digits)
-
-    from the same x_T, paired, on ``digits-features``; converged by ``rk45`` at 1e-5, which is 2e-4 from the solve at
-    1e-8, a grey level being 0.12. The rest of ``fd_digits`` is the network's: ``converged`` in the record.
-    """
-
-    key: ClassVar[str] = "fd_digits_solver"
-    label: ClassVar[str] = "solver's part of the Fréchet distance (digits-features)"
-    frechet: ClassVar[type[Frechet]] = FdDigits
-    reference: ClassVar[str] = "Heusel et al. 2017, arXiv:1706.08500, paired on common starts"
+FdDigitsSolver = register_metric(FrechetExcess.on(DIGITS))
+FdFashionSolver = register_metric(FrechetExcess.on(FASHION))

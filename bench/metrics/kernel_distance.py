@@ -10,6 +10,7 @@ from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metri
 from bench.metrics.extractors import INCEPTION
 from bench.metrics.features import FeatureMetric
 from bench.metrics.metric import measured, register_metric
+from bench.metrics.own_features import DIGITS, FASHION, OwnMetric
 from bench.record import MetricValue
 from solvers.errors import UsageError
 
@@ -70,16 +71,19 @@ class Kid(KernelDistance):
     reference: ClassVar[str] = "Binkowski et al. 2018, arXiv:1801.01401, by torch-fidelity"
 
 
-@register_metric
-class KdDigits(KernelDistance):
-    """Kernel distance between features of samples and of held-out digits.
+class OwnKernelDistance(OwnMetric, KernelDistance):
+    """Kernel distance between features of samples and of held-out $images.
 
-    E k(x, x') + E k(y, y') - 2 E k(x, y),  k(x, y) = (x.y/16 + 1)^3
+    E k(x, x') + E k(y, y') - 2 E k(x, y),  k(x, y) = (x.y/$dim + 1)^3
 
-    unbiased, on the 16 features of ``digits-features``: values below zero mean that the laws are not told apart.
+    unbiased, the mean over 100 subsets of 1000 (over everything where n <= 1000), on the $dim features of
+    ``$extractor``: values below zero mean that the laws are not told apart.
     """
 
-    key: ClassVar[str] = "kd_digits"
-    label: ClassVar[str] = "kernel distance (digits-features)"
-    extractor: ClassVar[str] = "digits-features"
+    key: ClassVar[str] = "kd_${name}"
+    label: ClassVar[str] = "kernel distance ($extractor)"
     reference: ClassVar[str] = "Binkowski et al. 2018, arXiv:1801.01401, by torch-fidelity with own features"
+
+
+KdDigits = register_metric(OwnKernelDistance.on(DIGITS))
+KdFashion = register_metric(OwnKernelDistance.on(FASHION))

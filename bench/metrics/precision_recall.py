@@ -13,6 +13,7 @@ from torch_fidelity.metric_prc import calculate_precision_recall_part
 from bench.metrics.extractors import INCEPTION
 from bench.metrics.features import FeatureMetric
 from bench.metrics.metric import jackknife_error, register_metric, replicates
+from bench.metrics.own_features import DIGITS, FASHION, OwnMetric
 from bench.record import MetricValue
 from solvers.errors import UsageError
 
@@ -107,31 +108,33 @@ class Recall(RecallOf):
     reference: ClassVar[str] = "Kynkäänniemi et al. 2019, arXiv:1904.06991, by torch-fidelity"
 
 
-@register_metric
-class PrecisionDigits(PrecisionOf):
-    """Share of samples that lie within the held-out digits' manifold.
+class OwnPrecision(OwnMetric, PrecisionOf):
+    """Share of samples that lie within the manifold of held-out $images: how many of them look real.
 
     1/n sum_i 1{some j: |x_i - y_j| <= r_j},  r_j the distance of y_j to its third nearest y
 
-    on the 16 features of ``digits-features``.
+    on the $dim features of ``$extractor``.
     """
 
-    key: ClassVar[str] = "precision_digits"
-    label: ClassVar[str] = "precision (digits-features)"
-    extractor: ClassVar[str] = "digits-features"
+    key: ClassVar[str] = "precision_${name}"
+    label: ClassVar[str] = "precision ($extractor)"
     reference: ClassVar[str] = "Kynkäänniemi et al. 2019, arXiv:1904.06991, by torch-fidelity with own features"
 
 
-@register_metric
-class RecallDigits(RecallOf):
-    """Share of held-out digits that lie within the samples' manifold.
+class OwnRecall(OwnMetric, RecallOf):
+    """Share of held-out $images that lie within the samples' manifold: how much of the data the samples cover.
 
     1/n sum_j 1{some i: |y_j - x_i| <= r_i},  r_i the distance of x_i to its third nearest x
 
-    on the 16 features of ``digits-features``.
+    on the $dim features of ``$extractor``.
     """
 
-    key: ClassVar[str] = "recall_digits"
-    label: ClassVar[str] = "recall (digits-features)"
-    extractor: ClassVar[str] = "digits-features"
-    reference: ClassVar[str] = "Kynkäänniemi et al. 2019, arXiv:1904.06991, by torch-fidelity with own features"
+    key: ClassVar[str] = "recall_${name}"
+    label: ClassVar[str] = "recall ($extractor)"
+    reference: ClassVar[str] = OwnPrecision.reference
+
+
+PrecisionDigits = register_metric(OwnPrecision.on(DIGITS))
+PrecisionFashion = register_metric(OwnPrecision.on(FASHION))
+RecallDigits = register_metric(OwnRecall.on(DIGITS))
+RecallFashion = register_metric(OwnRecall.on(FASHION))

@@ -10,6 +10,7 @@ from pretrained import zoo
 from pretrained.data import load_data
 from solvers.errors import UsageError
 from solvers.process import ReverseProcess
+from solvers.sde import ForwardSDE
 
 SPLITS = ("test", "train")
 
@@ -37,21 +38,25 @@ class CheckpointProblem(ImageProblem):
         checkpoint: name of the network.
         data: name of the data set.
         rows: images a pass of the network; all at once without it. The solver's batch is the cell's either way.
+        under: the process, where it is not the one that the network was trained under.
 
     Args:
         device: where network and states live.
 
     Raises:
-        UsageError: the network's weights are not here, or damaged.
+        MissingCheckpointError: the network's weights are not here.
+        UsageError: they are damaged.
     """
 
     checkpoint: ClassVar[str]
     data: ClassVar[str]
     rows: ClassVar[int | None] = None
+    under: ClassVar[ForwardSDE | None] = None
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         super().__init__(device)
-        self._checkpoint = zoo.load(self.checkpoint, self.device)
+        checkpoint = zoo.load(self.checkpoint, self.device)
+        self._checkpoint = checkpoint if self.under is None else checkpoint.under(self.under)
         network = self._checkpoint.network
         self._network = InParts(network, self.rows) if self.rows else network
         self.sde = self._checkpoint.sde
@@ -59,6 +64,11 @@ class CheckpointProblem(ImageProblem):
         self.dtype = torch.float32
         state = self._checkpoint.card.data
         self.scale, self.offset = state.scale, state.offset
+
+    @classmethod
+    def ends(cls) -> tuple[float, float]:
+        state = zoo.card_of(cls.checkpoint).data
+        return state.offset, state.offset + state.scale
 
     @property
     def hashes(self) -> dict[str, str]:

@@ -103,6 +103,11 @@ class ImageProblem(Problem):
     scale: float
     offset: float
 
+    @classmethod
+    @abstractmethod
+    def ends(cls) -> tuple[float, float]:
+        """Values of the state at black and at white, offset and offset + scale, known without the weights."""
+
     def compared_with(self, n: int, seed: int, draw: int) -> Tensor:
         """The images whose features those of samples are compared with: the references, unless said otherwise.
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from pretrained.networks.labelled import Labelled
 from pretrained.networks.ncsnpp import NCSNpp
 from pretrained.networks.settings import Count, Fraction, NCSNppSettings, Positive, Section
+from pretrained.tensors import read_tensors
 from pretrained.yaml_model import validate
 from solvers.errors import UsageError, unknown_name
 from solvers.process import Parametrisation
@@ -131,12 +132,11 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError("load", "there is no such file", str(path), "Give a checkpoint (.pth)")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files end in errors of every kind
-        what = str(error).strip().partition("\n")[0]
+        content = read_tensors(path)
+    except ValueError as error:
         rule = "a checkpoint is a file of tensors and plain values, written by torch.save"
         todo = "Take the authors' file; one that holds code or objects is never opened"
-        raise UsageError(f"load {path}", rule, f"{type(error).__name__}: {what}"[:300], todo) from error
+        raise UsageError(f"load {path}", rule, str(error), todo) from error
     if not isinstance(content, dict) or any(not isinstance(content.get(key), dict) for key in SECTIONS):
         found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
         rule = f"a checkpoint of the reference holds {' and '.join(map(repr, SECTIONS))}"

@@ -1,24 +1,27 @@
 """What a finished run writes: its weights, and its card with the result."""
 
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 import torch
 from safetensors.torch import save
+from torch import Tensor, nn
 
 from pretrained import provenance
-from pretrained.card import Card, DequantiserCard, Machine, TrainedOn, dump_card, load_card
+from pretrained.card import Card, DequantiserCard, ScoreCard, TrainedOn, dump_card, load_card, with_result
 from pretrained.data import ImageData
+from pretrained.machine import machine_on
 from pretrained.tasks import Task
 from pretrained.training.loop import Loop
 from pretrained.training.processes import Processes
 from pretrained.training.restart import recipe
+from solvers.errors import UsageError
 
 
-def describe(data: ImageData, card: Card) -> TrainedOn:
+def describe(card: Card, data: ImageData) -> TrainedOn:
     """The record of the data that a run is trained on."""
+    data_set = card.data.build()
     law: Literal["uniform", "variational"] = "variational" if isinstance(card, DequantiserCard) else "uniform"
     return TrainedOn(
         samples=len(data.values),
@@ -26,6 +29,8 @@ def describe(data: ImageData, card: Card) -> TrainedOn:
         dequantisation=None if data.levels is None else law,
         flip=card.training.flip,
         sha256=provenance.sha256(data.values.numpy().tobytes()),
+        source=data_set.source,
+        licence=data_set.licence,
     )
 
 
@@ -33,20 +38,14 @@ def write_result(
     card: Card, loop: Loop, task: Task, trained_on: TrainedOn, processes: Processes, seconds: float, out: Path
 ) -> Card:
     """Writes weights and card of a finished run, each atomically; the card with its result."""
-    weights = save({key: value.cpu().contiguous() for key, value in loop.average.state_dict().items()})
+    weights = save(_stored(loop.average, card))
     commit, dirty = provenance.commit(Path(__file__).parent)
     facts = {
         "final_loss": loop.final_loss(),
         "steps": loop.done,
         "seconds": round(seconds, 3),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": Machine(
-            cpu=provenance.cpu_model(),
-            cores=os.cpu_count() or 1,
-            threads=torch.get_num_threads(),
-            device=provenance.device_model(processes.device),
-            torch=torch.__version__,
-        ),
+        "machine": machine_on(processes.device),
         "commit": commit,
         "dirty": dirty,
         "sha256": provenance.sha256(weights),
@@ -57,12 +56,31 @@ def write_result(
         "loss_curve": loop.loss_curve(),
         **task.figure(loop.average),
     }
-    result = card.result_type.model_validate(facts)
-    finished = card.model_copy(update={"result": result})
+    finished = with_result(card, card.result_type.model_validate(facts))
     # The card last: it carries the hash, so a checkpoint without its card is refused instead of believed.
     provenance.write_atomically(out / f"{card.name}.safetensors", weights)
     provenance.write_atomically(out / f"{card.name}.yaml", dump_card(finished).encode())
     return finished
+
+
+@torch.no_grad()
+def _stored(network: nn.Module, card: Card) -> dict[str, Tensor]:
+    """The tensors that are kept; the network's own parameters are rounded to them, so that figures are of what is kept.
+
+    Raises:
+        UsageError: a weight is too large for float16.
+    """
+    tensors = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
+    if _kept_in(card) == "float32":
+        return tensors
+    for name, parameter in network.named_parameters():
+        half = parameter.to(torch.float16)
+        if not half.isfinite().all():
+            rule = f"weights kept in float16 stay below {torch.finfo(torch.float16).max:g}, {name}"
+            raise UsageError(f"train {card.name}", rule, float(parameter.abs().max()), "Write weights: float32")
+        parameter.copy_(half)
+        tensors[name] = half.cpu().contiguous()
+    return tensors
 
 
 def read_result(card: Card, out: Path) -> Card | None:
@@ -72,4 +90,9 @@ def read_result(card: Card, out: Path) -> Card | None:
         return None
     there = load_card(path)
     known = there.result is not None and there.result.sha256 == provenance.sha256_of_file(weights)
-    return there if known and recipe(there) == recipe(card) else None
+    same = recipe(there) == recipe(card) and _kept_in(there) == _kept_in(card)
+    return there if known and same else None
+
+
+def _kept_in(card: Card) -> str:
+    return card.weights if isinstance(card, ScoreCard) else "float32"

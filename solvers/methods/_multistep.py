@@ -17,13 +17,13 @@ import math
 from functools import cache
 from typing import Any, Literal, NamedTuple, get_args
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from solvers.errors import UsageError, unknown_name
 from solvers.methods._exponential import Form, combine, one_step, predict
 from solvers.process import ReverseProcess
-from solvers.sde import ForwardSDE
+from solvers.sde import Array, ForwardSDE
 
 Start = Literal["ramp", "runge_kutta"]
 
@@ -68,23 +68,20 @@ def evaluations(steps: int, order: int, start: Start) -> int:
     return steps + extra
 
 
-def panels_for(widths: Tensor) -> int:
+def panels_for(widths: Array) -> int:
     """Panels of a quadrature over steps of these widths in lam."""
-    return int(widths.abs().max() / PANEL) + 1
+    return int(abs(widths).max() / PANEL) + 1
 
 
 @cache
-def quadrature(panels: int) -> tuple[Tensor, Tensor]:
+def quadrature(panels: int) -> tuple[Array, Array]:
     """Gauss–Legendre positions in (0, 1) and weights, (panels * POINTS,), in so many panels."""
-    k = torch.arange(1, POINTS, dtype=torch.float64)
-    # From the eigenvectors of the Jacobi matrix (Golub & Welsch 1969).
-    beta = k / (4 * k.square() - 1).sqrt()
-    roots, vectors = torch.linalg.eigh(torch.diag(beta, 1) + torch.diag(beta, -1))
-    v = (roots + 1) / 2 + torch.arange(panels, dtype=torch.float64)[:, None]
-    return v.flatten() / panels, vectors[0].square().repeat(panels) / panels
+    roots, weights = np.polynomial.legendre.leggauss(POINTS)
+    v = (roots + 1) / 2 + np.arange(panels)[:, None]
+    return v.ravel() / panels, np.tile(weights / 2, panels) / panels
 
 
-def interpolation_weights(nodes: Tensor, v: Tensor, gain: Tensor) -> Tensor:
+def interpolation_weights(nodes: Array, v: Array, gain: Array) -> Array:
     """w_j = sum_q gain_q L_j(v_q) in each step, (steps, count): the integral of the polynomial through the nodes.
 
     L_j(v) = prod_i (v - v_i) / (v - v_j) / prod_(i != j) (v_j - v_i)
@@ -94,53 +91,62 @@ def interpolation_weights(nodes: Tensor, v: Tensor, gain: Tensor) -> Tensor:
         v: points of a quadrature between 0 and 1, none of them a node, (points,) or (steps, points).
         gain: its weights, those of the integral's included, of the same shape.
     """
-    missing = nodes.isnan()
+    missing = np.isnan(nodes)
     gap = nodes[:, :, None] - nodes[:, None, :]
-    scale = torch.where(gap.abs() > 0, gap, 1.0).prod(2)
-    offset = (v[..., None, :] - nodes[:, :, None]).masked_fill_(missing[:, :, None], 1.0)
+    scale = np.where(abs(gap) > 0, gap, 1.0).prod(2)
+    offset = v[..., None, :] - nodes[:, :, None]
+    offset[missing] = 1.0
     sums = ((gain * offset.prod(1))[:, None, :] / offset).sum(2)
-    return (sums / scale).masked_fill_(missing, 0.0)
+    return np.where(missing, 0.0, sums / scale)
 
 
-def extrapolation(h: Tensor) -> tuple[Tensor, Tensor]:
+def extrapolation(h: Array) -> tuple[Array, Array]:
     """Weights of the last two predictions in their line at half a step: 1 + h/(2h') and -h/(2h'), ' of the step before.
 
     The first step, which has none before it, takes 1 and 0.
     """
-    weight = torch.cat([h.new_zeros(1), h[1:] / (2 * h[:-1])])
+    weight = np.zeros_like(h)
+    weight[1:] = h[1:] / (2 * h[:-1])
     return 1 + weight, -weight
 
 
-def adams_weights(c: float, h: Tensor, nodes: Tensor) -> Tensor:
+def adams_weights(c: float, h: Array, nodes: Array) -> Array:
     """Weights of denoised at ``nodes``: w_j = int_0^1 c h e^(c h (v - 1)) L_j(v) dv, (steps, count)."""
     z = c * h[:, None]
     v, weights = quadrature(panels_for(z))
-    return interpolation_weights(nodes, v, z * torch.exp(z * (v - 1)) * weights)
+    return interpolation_weights(nodes, v, z * np.exp(z * (v - 1)) * weights)
 
 
-def scaled_nodes(variable: Tensor, count: int, first: int = 0) -> Tensor:
+def scaled_nodes(variable: Array, count: int, first: int = 0) -> Array:
     """Nodes at the times k + first, k + first - 1, ... of step k: 0 at time k, 1 at time k + 1; (steps, count).
 
     NaN where there is no such time.
     """
-    padded = torch.cat([variable.new_full((count,), math.nan), variable])[first + 1 :]
-    latest_first = padded.unfold(0, count, 1)[: len(variable) - 1].flip(1)
-    return (latest_first - variable[:-1, None]) / variable.diff()[:, None]
+    steps = len(variable) - 1
+    padded = np.concatenate([np.full(count, math.nan), variable])
+    latest_first = padded[np.arange(steps)[:, None] + np.arange(count + first, first, -1)]
+    nodes: Array = (latest_first - variable[:-1, None]) / steps_of(variable)[:, None]
+    return nodes
 
 
-def table(a: Tensor, weights: Tensor) -> tuple[Row, ...]:
+def steps_of(variable: Array) -> Array:
+    """Differences of neighbours."""
+    return variable[1:] - variable[:-1]
+
+
+def table(a: Array, weights: Array) -> tuple[Row, ...]:
     """The rows of a grid: a (steps,), weights (steps, count)."""
     return tuple(zip(a.tolist(), weights.tolist(), strict=True))
 
 
-def noisy_table(sde: ForwardSDE, ts: Tensor, weights: Tensor) -> tuple[NoisyRow, ...]:
+def noisy_table(sde: ForwardSDE, ts: Array, weights: Array) -> tuple[NoisyRow, ...]:
     """The rows of a grid, the linear part of the reverse SDE and its noise exact: weights (steps, count) of denoised.
 
     a = sigma(s)/sigma(t) e^-h,     std = sigma(s) sqrt((1 - e^-2h) / (t - s)),     h = lam(s) - lam(t)
     """
-    sigma, h = sde.sigma(ts), sde.lam(ts).diff()
-    std = sigma[1:] * torch.sqrt(torch.expm1(-2 * h) / ts.diff())
-    return tuple(zip((sigma[1:] / sigma[:-1] * torch.exp(-h)).tolist(), weights.tolist(), std.tolist(), strict=True))
+    sigma, h = sde.sigma(ts), steps_of(sde.lam(ts))
+    std = sigma[1:] * np.sqrt(np.expm1(-2 * h) / steps_of(ts))
+    return tuple(zip((sigma[1:] / sigma[:-1] * np.exp(-h)).tolist(), weights.tolist(), std.tolist(), strict=True))
 
 
 def advance(

@@ -3,21 +3,21 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from solvers.methods._exponential import combine
 from solvers.methods._song import Affine, Chain, Discretisation, SongPredictor
 from solvers.process import ReverseProcess
 from solvers.registry import register
-from solvers.sde import ForwardSDE
+from solvers.sde import Array, ForwardSDE
 
 
-def _coefficients(sde: ForwardSDE, t: Tensor, s: Tensor) -> tuple[Tensor, ...]:
+def _coefficients(sde: ForwardSDE, t: Array, s: Array) -> tuple[Array, ...]:
     """x_s = a x + b noise + std dw."""
     ratio, b2 = sde.transition(t, s)
     sigma_t = sde.sigma(t)
-    return 1 / ratio, -b2 / (ratio * sigma_t), torch.sqrt(b2 / (t - s)) * sde.sigma(s) / sigma_t
+    return 1 / ratio, -b2 / (ratio * sigma_t), np.sqrt(b2 / (t - s)) * sde.sigma(s) / sigma_t
 
 
 @register

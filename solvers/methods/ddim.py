@@ -3,25 +3,25 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from solvers.errors import UsageError
 from solvers.methods._exponential import combine
 from solvers.process import ReverseProcess
 from solvers.registry import register
-from solvers.sde import ForwardSDE
+from solvers.sde import Array, ForwardSDE
 from solvers.solver import FixedStepSolver
 
 
-def _coefficients(sde: ForwardSDE, t: Tensor, s: Tensor, eta: float) -> tuple[Tensor, ...]:
+def _coefficients(sde: ForwardSDE, t: Array, s: Array, eta: float) -> tuple[Array, ...]:
     """x_s = a x + b noise + std dw."""
     sigma_t, sigma_s = sde.sigma(t), sde.sigma(s)
     a = sde.alpha(s) / sde.alpha(t)
     if not eta:
-        return a, sigma_s - a * sigma_t, torch.zeros_like(a)
-    std = eta * sigma_s / sigma_t * torch.sqrt(sde.transition(t, s)[1])
-    return a, torch.sqrt(sigma_s**2 - std**2) - a * sigma_t, std / torch.sqrt(t - s)
+        return a, sigma_s - a * sigma_t, np.zeros_like(a)
+    std = eta * sigma_s / sigma_t * np.sqrt(sde.transition(t, s)[1])
+    return a, np.sqrt(sigma_s**2 - std**2) - a * sigma_t, std / np.sqrt(t - s)
 
 
 @register

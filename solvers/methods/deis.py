@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, get_args
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from solvers.errors import unknown_name
@@ -20,6 +20,7 @@ from solvers.methods._multistep import (
     panels_for,
     quadrature,
     scaled_nodes,
+    steps_of,
     table,
 )
 from solvers.methods.lms import adams_table
@@ -34,13 +35,13 @@ Variant = Literal["tab", "rhoab"]
 @lru_cache(maxsize=TABLES)
 def _tab_table(sde: ForwardSDE, times: tuple[float, ...], order: int) -> tuple[Row, ...]:
     """With v = (r - t)/(s - t) the position of time r in its step, w_j = int L_j(v) drho by quadrature in lam."""
-    ts = torch.tensor(times, dtype=torch.float64)
+    ts = np.array(times)
     lam, alpha = sde.lam(ts), sde.alpha(ts)
-    h = lam.diff()[:, None]
+    h = steps_of(lam)[:, None]
     u, weights = quadrature(panels_for(h))
-    lam = torch.addcmul(lam[:-1, None], h, u)
-    v = (sde.t_of_lam(lam) - ts[:-1, None]) / ts.diff()[:, None]
-    unit = interpolation_weights(scaled_nodes(ts, order), v, -h * torch.exp(-lam) * weights)
+    lam = lam[:-1, None] + h * u
+    v = (sde.t_of_lam(lam) - ts[:-1, None]) / steps_of(ts)[:, None]
+    unit = interpolation_weights(scaled_nodes(ts, order), v, -h * np.exp(-lam) * weights)
     return table(alpha[1:] / alpha[:-1], alpha[1:, None] * unit)
 
 

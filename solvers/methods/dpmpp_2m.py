@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from solvers.methods._exponential import frame
-from solvers.methods._multistep import TABLES, Row, State, advance, extrapolation, table
+from solvers.methods._multistep import TABLES, Row, State, advance, extrapolation, steps_of, table
 from solvers.process import ReverseProcess
 from solvers.registry import register
 from solvers.sde import ForwardSDE
@@ -17,11 +17,11 @@ from solvers.solver import FixedStepSolver
 
 @lru_cache(maxsize=TABLES)
 def _table(sde: ForwardSDE, times: tuple[float, ...]) -> tuple[Row, ...]:
-    ts = torch.tensor(times, dtype=torch.float64)
-    h = sde.lam(ts).diff()
+    ts = np.array(times)
+    h = steps_of(sde.lam(ts))
     a, b = frame(sde, "denoised", ts[:-1], ts[1:])
-    gain = -b * torch.expm1(-h)
-    return table(a, torch.stack([gain * weight for weight in extrapolation(h)], 1))
+    gain = -b * np.expm1(-h)
+    return table(a, np.stack([gain * weight for weight in extrapolation(h)], 1))
 
 
 @register

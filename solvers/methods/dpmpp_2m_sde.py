@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
-import torch
+import numpy as np
 from torch import Tensor
 
-from solvers.methods._multistep import TABLES, NoisyRow, State, advance_noisy, extrapolation, noisy_table
+from solvers.methods._multistep import TABLES, NoisyRow, State, advance_noisy, extrapolation, noisy_table, steps_of
 from solvers.process import ReverseProcess
 from solvers.registry import register
 from solvers.sde import ForwardSDE
@@ -16,10 +16,10 @@ from solvers.solver import FixedStepSolver
 
 @lru_cache(maxsize=TABLES)
 def _table(sde: ForwardSDE, times: tuple[float, ...]) -> tuple[NoisyRow, ...]:
-    ts = torch.tensor(times, dtype=torch.float64)
-    h = sde.lam(ts).diff()
-    gain = -sde.alpha(ts[1:]) * torch.expm1(-2 * h)
-    return noisy_table(sde, ts, torch.stack([gain * weight for weight in extrapolation(h)], 1))
+    ts = np.array(times)
+    h = steps_of(sde.lam(ts))
+    gain = -sde.alpha(ts[1:]) * np.expm1(-2 * h)
+    return noisy_table(sde, ts, np.stack([gain * weight for weight in extrapolation(h)], 1))
 
 
 @register

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from solvers.methods._exponential import frame
@@ -18,6 +18,7 @@ from solvers.methods._multistep import (
     check,
     evaluations,
     scaled_nodes,
+    steps_of,
     table,
 )
 from solvers.process import ReverseProcess
@@ -28,10 +29,10 @@ from solvers.solver import FixedStepSolver
 
 @lru_cache(maxsize=TABLES)
 def _table(sde: ForwardSDE, times: tuple[float, ...], order: int) -> tuple[Row, ...]:
-    ts = torch.tensor(times, dtype=torch.float64)
+    ts = np.array(times)
     lam = sde.lam(ts)
     a, b = frame(sde, "denoised", ts[:-1], ts[1:])
-    return table(a, b[:, None] * adams_weights(1.0, lam.diff(), scaled_nodes(lam, order)))
+    return table(a, b[:, None] * adams_weights(1.0, steps_of(lam), scaled_nodes(lam, order)))
 
 
 @register

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from solvers.methods._multistep import (
@@ -15,6 +15,7 @@ from solvers.methods._multistep import (
     advance_noisy,
     noisy_table,
     scaled_nodes,
+    steps_of,
 )
 from solvers.process import ReverseProcess
 from solvers.registry import register
@@ -24,9 +25,9 @@ from solvers.solver import FixedStepSolver
 
 @lru_cache(maxsize=TABLES)
 def _table(sde: ForwardSDE, times: tuple[float, ...]) -> tuple[NoisyRow, ...]:
-    ts = torch.tensor(times, dtype=torch.float64)
+    ts = np.array(times)
     lam = sde.lam(ts)
-    weights = adams_weights(2.0, lam.diff(), scaled_nodes(lam, 3))
+    weights = adams_weights(2.0, steps_of(lam), scaled_nodes(lam, 3))
     return noisy_table(sde, ts, sde.alpha(ts[1:])[:, None] * weights)
 
 

@@ -4,26 +4,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from solvers.methods._exponential import combine
 from solvers.process import ReverseProcess
 from solvers.registry import register
-from solvers.sde import ForwardSDE
+from solvers.sde import Array, ForwardSDE
 from solvers.solver import FixedStepSolver
 
 
-def _coefficients(sde: ForwardSDE, t: Tensor, s: Tensor) -> tuple[Tensor, ...]:
+def _coefficients(sde: ForwardSDE, t: Array, s: Array) -> tuple[Array, ...]:
     """m, and u = a_m x + b_m denoised + std_m dw,  x_s = a x + b denoised + std dw + std_s dw(m, s), dw = dw(t, m)."""
     lam_t, lam_s = sde.lam(t), sde.lam(s)
     m, half = sde.t_of_lam((lam_t + lam_s) / 2), (lam_s - lam_t) / 2
     sigma_t, sigma_m, sigma_s = sde.sigma(t), sde.sigma(m), sde.sigma(s)
-    gain, decay = -torch.expm1(-2 * half), torch.exp(-half)
-    std_m = sigma_m * torch.sqrt(gain / (t - m))
+    gain, decay = -np.expm1(-2 * half), np.exp(-half)
+    std_m = sigma_m * np.sqrt(gain / (t - m))
     stage = sigma_m / sigma_t * decay, sde.alpha(m) * gain, std_m
-    whole = sigma_s / sigma_t * decay**2, -sde.alpha(s) * torch.expm1(-4 * half)
-    return m, *stage, *whole, sigma_s / sigma_m * decay * std_m, sigma_s * torch.sqrt(gain / (m - s))
+    whole = sigma_s / sigma_t * decay**2, -sde.alpha(s) * np.expm1(-4 * half)
+    return m, *stage, *whole, sigma_s / sigma_m * decay * std_m, sigma_s * np.sqrt(gain / (m - s))
 
 
 @register

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from solvers.process import ReverseProcess
 from solvers.registry import register
-from solvers.sde import ForwardSDE, scaled
+from solvers.sde import Array, ForwardSDE, scaled
 from solvers.solver import FixedStepSolver
 
 
-def _coefficients(sde: ForwardSDE, t: Tensor, s: Tensor) -> tuple[Tensor, ...]:
+def _coefficients(sde: ForwardSDE, t: Array, s: Array) -> tuple[Array, ...]:
     """x_e = a x + weight noise."""
     a = sde.alpha(s) / sde.alpha(t)
     return a, sde.sigma(s) - a * sde.sigma(t)

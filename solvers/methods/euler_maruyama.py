@@ -10,10 +10,10 @@ from solvers.methods._exponential import combine
 from solvers.methods._song import Affine, Chain, Discretisation, SongPredictor
 from solvers.process import ReverseProcess
 from solvers.registry import register
-from solvers.sde import ForwardSDE
+from solvers.sde import Array, ForwardSDE
 
 
-def _coefficients(sde: ForwardSDE, t: Tensor, s: Tensor) -> tuple[Tensor, ...]:
+def _coefficients(sde: ForwardSDE, t: Array, s: Array) -> tuple[Array, ...]:
     """x_s = a x + b score + g dw."""
     dt = s - t
     return 1 + dt * sde.drift_coefficient(t), -dt * sde.diffusion_squared(t), sde.diffusion(t)

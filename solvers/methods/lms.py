@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from solvers.methods._multistep import (
@@ -18,6 +18,7 @@ from solvers.methods._multistep import (
     interpolation_weights,
     quadrature,
     scaled_nodes,
+    steps_of,
     table,
 )
 from solvers.process import ReverseProcess
@@ -29,12 +30,12 @@ from solvers.solver import FixedStepSolver
 @lru_cache(maxsize=TABLES)
 def adams_table(sde: ForwardSDE, times: tuple[float, ...], order: int, even: bool = False) -> tuple[Row, ...]:
     """Rows of the Adams–Bashforth method in tau on a grid; ``even``: its weights as if steps of tau were equal."""
-    ts = torch.tensor(times, dtype=torch.float64)
+    ts = np.array(times)
     alpha = sde.alpha(ts)
     tau = sde.sigma(ts) / alpha
-    nodes = scaled_nodes(torch.arange(len(ts), dtype=torch.float64) if even else tau, order)
+    nodes = scaled_nodes(np.arange(float(len(ts))) if even else tau, order)
     means = interpolation_weights(nodes, *quadrature(1))
-    return table(alpha[1:] / alpha[:-1], (alpha[1:] * tau.diff())[:, None] * means)
+    return table(alpha[1:] / alpha[:-1], (alpha[1:] * steps_of(tau))[:, None] * means)
 
 
 @register

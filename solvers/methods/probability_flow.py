@@ -9,10 +9,10 @@ from solvers.methods._exponential import combine
 from solvers.methods._song import Affine, Chain, Discretisation, SongPredictor
 from solvers.process import ReverseProcess
 from solvers.registry import register
-from solvers.sde import ForwardSDE
+from solvers.sde import Array, ForwardSDE
 
 
-def _coefficients(sde: ForwardSDE, t: Tensor, s: Tensor) -> tuple[Tensor, ...]:
+def _coefficients(sde: ForwardSDE, t: Array, s: Array) -> tuple[Array, ...]:
     """x_s = a x + b score."""
     a, b2 = sde.transition(t, s)
     return 2 - a, b2 / 2

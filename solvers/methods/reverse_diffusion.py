@@ -3,20 +3,20 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from solvers.methods._exponential import combine
 from solvers.methods._song import Affine, Chain, Discretisation, SongPredictor
 from solvers.process import ReverseProcess
 from solvers.registry import register
-from solvers.sde import ForwardSDE
+from solvers.sde import Array, ForwardSDE
 
 
-def _coefficients(sde: ForwardSDE, t: Tensor, s: Tensor) -> tuple[Tensor, ...]:
+def _coefficients(sde: ForwardSDE, t: Array, s: Array) -> tuple[Array, ...]:
     """x_s = a x + b score + std dw."""
     a, b2 = sde.transition(t, s)
-    return 2 - a, b2, torch.sqrt(b2 / (t - s))
+    return 2 - a, b2, np.sqrt(b2 / (t - s))
 
 
 @register

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from solvers.errors import UsageError, unknown_name
 from solvers.methods._exponential import combine
-from solvers.methods._multistep import TABLES, adams_weights, scaled_nodes
+from solvers.methods._multistep import TABLES, adams_weights, scaled_nodes, steps_of
 from solvers.process import ReverseProcess
 from solvers.registry import register
 from solvers.sde import ForwardSDE, scaled
@@ -35,9 +35,9 @@ class _State(NamedTuple):
 def _table(
     sde: ForwardSDE, times: tuple[float, ...], predictor_order: int, corrector_order: int, tau: float
 ) -> tuple[_Row, ...]:
-    ts = torch.tensor(times, dtype=torch.float64)
+    ts = np.array(times)
     lam, sigma = sde.lam(ts), sde.sigma(ts)
-    h = lam.diff()
+    h = steps_of(lam)
 
     def weights(order: int, first: int) -> list[list[float]]:
         """Of so many evaluations at the times k + first, k + first - 1, ..., over the step from k."""
@@ -45,8 +45,8 @@ def _table(
         weighted: list[list[float]] = (sde.alpha(ts[1:])[:, None] * unit).tolist()
         return weighted
 
-    a = sigma[1:] / sigma[:-1] * torch.exp(-(tau**2) * h)
-    std = sigma[1:] * torch.sqrt(torch.expm1(-2 * tau**2 * h) / ts.diff())
+    a = sigma[1:] / sigma[:-1] * np.exp(-(tau**2) * h)
+    std = sigma[1:] * np.sqrt(np.expm1(-2 * tau**2 * h) / steps_of(ts))
     corrector = weights(corrector_order, 1) if corrector_order else [[]] * len(h)
     corrector[-1] = []
     return tuple(zip(a.tolist(), std.tolist(), weights(predictor_order, 0), corrector, strict=True))

@@ -4,26 +4,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from solvers.methods._exponential import combine
 from solvers.process import ReverseProcess
 from solvers.registry import register
-from solvers.sde import ForwardSDE
+from solvers.sde import Array, ForwardSDE
 from solvers.solver import FixedStepSolver
 
 
-def _coefficients(sde: ForwardSDE, t: Tensor, s: Tensor) -> tuple[Tensor, ...]:
+def _coefficients(sde: ForwardSDE, t: Array, s: Array) -> tuple[Array, ...]:
     """m, and u = a_m x + b_m noise + std_m dw,  x_s = a x + b noise + std dw + std_s dw(m, s), dw = dw(t, m)."""
     lam_t, lam_s = sde.lam(t), sde.lam(s)
     m, h = sde.t_of_lam((lam_t + lam_s) / 2), lam_s - lam_t
     alpha_t, alpha_m, alpha_s = sde.alpha(t), sde.alpha(m), sde.alpha(s)
-    sigma_m, sigma_s, growth = sde.sigma(m), sde.sigma(s), torch.expm1(h)
-    std_m = sigma_m * torch.sqrt(growth / (t - m))
-    stage = alpha_m / alpha_t, -2 * sigma_m * torch.expm1(h / 2), std_m
+    sigma_m, sigma_s, growth = sde.sigma(m), sde.sigma(s), np.expm1(h)
+    std_m = sigma_m * np.sqrt(growth / (t - m))
+    stage = alpha_m / alpha_t, -2 * sigma_m * np.expm1(h / 2), std_m
     whole = alpha_s / alpha_t, -2 * sigma_s * growth
-    return m, *stage, *whole, alpha_s / alpha_m * std_m, sigma_s * torch.sqrt(growth / (m - s))
+    return m, *stage, *whole, alpha_s / alpha_m * std_m, sigma_s * np.sqrt(growth / (m - s))
 
 
 @register

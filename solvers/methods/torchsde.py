@@ -13,7 +13,7 @@ from solvers.methods._exponential import combine
 from solvers.methods._time_integral import Increment, halves, joined
 from solvers.process import ReverseProcess
 from solvers.registry import register
-from solvers.sde import scaled
+from solvers.sde import Array, ForwardSDE, Time, scaled
 from solvers.solver import AdaptiveSolver, FixedStepSolver, Solver
 
 Method = Literal["euler", "milstein", "srk", "euler_heun", "midpoint", "heun", "log_ode"]
@@ -169,6 +169,16 @@ class _Adaptive(AdaptiveSolver):
             raise DivergenceError(f"torchsde stopped: {error}") from error
 
 
+def _terms(sde: ForwardSDE, t: Time, dt: Time) -> tuple[Time, Time, Time]:
+    """At t, with dt the length of the step and u counting steps: dx = (a x + b score) du + g dB."""
+    return dt * sde.drift_coefficient(t), -dt * sde.diffusion_squared(t), sde.diffusion(t) * (-dt) ** 0.5
+
+
+def _coefficients(sde: ForwardSDE, t: Array, s: Array) -> tuple[Array, ...]:
+    """The terms where steps begin."""
+    return _terms(sde, t, s - t)
+
+
 def _check_method(key: str, method: str) -> None:
     if method not in _METHODS:
         raise unknown_name(key, "method", method, _METHODS)
@@ -277,15 +287,22 @@ class _ReverseSDE:
             (asked, value), self._first = self._first, None
             if float(u) == 0 and asked is y:
                 return value
-        t, dt = self.path.time(float(u)), self.path.dt
-        sde, x = self._process.sde, y.reshape(self._shape)
-        score = self._process.score(x, t)
-        drift = combine(dt * sde.drift_coefficient(t), x, (-dt * sde.diffusion_squared(t),), (score,)).reshape(y.shape)
+        t, a, b, _ = self._terms(float(u))
+        x = y.reshape(self._shape)
+        drift = combine(a, x, (b,), (self._process.score(x, t),)).reshape(y.shape)
         if not self._checked:
             self._checked, self._first = True, (y, drift)
         return drift
 
     def g(self, u: Tensor, y: Tensor) -> Tensor:
         """Diffusion in u."""
-        g = self._process.sde.diffusion(self.path.time(float(u))) * math.sqrt(-self.path.dt)
-        return torch.full_like(y if self.noise_type == "diagonal" else y[..., None], g)
+        return torch.full_like(y if self.noise_type == "diagonal" else y[..., None], self._terms(float(u))[3])
+
+    def _terms(self, u: float) -> tuple[float, ...]:
+        """Time, and the terms there; where a step of the grid begins they are kept."""
+        path = self.path
+        t, s = path.times[path.interval], path.times[path.interval + 1]
+        if u == path.interval:
+            return t, *self._process.coefficients(_coefficients, t, s)
+        inside = path.time(u)
+        return inside, *_terms(self._process.sde, inside, s - t)

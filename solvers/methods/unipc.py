@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from solvers.errors import UsageError, unknown_name
@@ -16,11 +16,12 @@ from solvers.methods._multistep import (
     adams_weights,
     check,
     scaled_nodes,
+    steps_of,
     table,
 )
 from solvers.process import ReverseProcess
 from solvers.registry import register
-from solvers.sde import ForwardSDE
+from solvers.sde import Array, ForwardSDE
 from solvers.solver import FixedStepSolver
 
 Variant = Literal["bh1", "bh2", "vary_coeff"]
@@ -36,16 +37,16 @@ class _State(NamedTuple):
     history: tuple[Tensor, ...]
 
 
-def _weights(nodes: Tensor, h: Tensor, variant: Variant) -> Tensor:
+def _weights(nodes: Array, h: Array, variant: Variant) -> Array:
     """Weights of the predictions at the nodes, the current one first; (steps, count)."""
     weights = adams_weights(1.0, h, nodes)
     if variant == "vary_coeff" or nodes.shape[1] == 1:
         return weights
     # Where there are two, in the first power of e, the published forms take a_1 = 1/2.
-    gain = -torch.expm1(-h)
+    gain = -np.expm1(-h)
     slope = (h if variant == "bh1" else gain) / (2 * nodes[:, 1])
-    two = nodes.isfinite().sum(1, keepdim=True) == 2
-    weights[:, :2] = torch.where(two, torch.stack([gain - slope, slope], 1), weights[:, :2])
+    two = np.isfinite(nodes).sum(1, keepdims=True) == 2
+    weights[:, :2] = np.where(two, np.stack([gain - slope, slope], 1), weights[:, :2])
     return weights
 
 
@@ -53,13 +54,13 @@ def _weights(nodes: Tensor, h: Tensor, variant: Variant) -> Tensor:
 def _tables(
     sde: ForwardSDE, times: tuple[float, ...], order: int, variant: Variant
 ) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
-    ts = torch.tensor(times, dtype=torch.float64)
+    ts = np.array(times)
     lam = sde.lam(ts)
-    h, nodes = lam.diff(), scaled_nodes(lam, order)
+    h, nodes = steps_of(lam), scaled_nodes(lam, order)
     a, b = frame(sde, "denoised", ts[:-1], ts[1:])
     # The new prediction stands second here, next to the current one, and first in the table.
-    corrector = _weights(torch.cat([nodes[:, :1], torch.ones_like(nodes[:, :1]), nodes[:, 1:]], 1), h, variant)
-    corrector[:, :2] = corrector[:, :2].flip(1)
+    corrector = _weights(np.concatenate([nodes[:, :1], np.ones_like(nodes[:, :1]), nodes[:, 1:]], 1), h, variant)
+    corrector[:, :2] = corrector[:, 1::-1]
     return table(a, b[:, None] * _weights(nodes, h, variant)), table(a, b[:, None] * corrector)
 
 
