@@ -254,6 +254,12 @@ def test_more_images_than_there_are_are_refused() -> None:
         image_likelihood(Digits(), get_solver("euler"), grid_upwards("log_snr", Digits().sde, 1), Plan(n=600))
 
 
+def test_levels_that_do_not_fit_the_images_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Digits, "levels", 16)
+    with pytest.raises(UsageError, match=r"likelihood: images hold levels 0 to 15; got 16\. Take a model"):
+        image_likelihood(Digits(), get_solver("euler"), grid_upwards("log_snr", Digits().sde, 1), Plan(n=4))
+
+
 def test_the_matrix_has_every_ode_solver() -> None:
     matrix = load_matrix("likelihood")
     assert {entry.name for entry in matrix.solvers} == {n for n in solver_names() if not get_solver(n).stochastic}
