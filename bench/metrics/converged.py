@@ -5,6 +5,7 @@ order is certified, at a tight tolerance and with a step size for each sample, i
 """
 
 import copy
+from collections.abc import Callable
 from functools import lru_cache
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ from bench.metrics.metric import Metric, Outcome, register_metric, replicates
 from bench.metrics.pathwise import root_mean_square
 from bench.problems.problem import Problem
 from bench.record import MetricValue
+from bench.references import kept
 from solvers.grids import make_grid
 from solvers.registry import get_solver
 from solvers.solver import integrate
@@ -40,16 +42,31 @@ def converged_end(problem: Problem, x: Tensor, tolerance: float, dtype: torch.dt
 @lru_cache(maxsize=8)
 def converged_samples(problem: Problem, n: int, seed: int) -> Tensor:
     """The converged solve of a cell's starts, (n, ...), on the CPU."""
-    return converged_end(problem, problem.prior(n, seed), LOOSE, problem.dtype).cpu()
+    x = problem.prior(n, seed)
+    return _kept(problem, x, [LOOSE], lambda: {"ends": converged_end(problem, x, LOOSE, problem.dtype)})["ends"]
 
 
 @lru_cache(maxsize=8)
 def _tight(problem: Problem, n: int, seed: int) -> tuple[Tensor, float]:
     """Ends of the cell's first starts, float64, on the CPU; distance of some from those at ten times the tolerance."""
     x = problem.prior(n, seed)[:STARTS]
-    ends = converged_end(problem, x, TIGHT, torch.float64).cpu()
-    check = converged_end(problem, x[:CHECKS], CHECKED, torch.float64).cpu()
-    return ends, root_mean_square(check - ends[:CHECKS])[0]
+    tolerances = {"ends": (TIGHT, STARTS), "checks": (CHECKED, CHECKS)}
+
+    def compute() -> dict[str, Tensor]:
+        return {
+            name: converged_end(problem, x[:starts], tolerance, torch.float64)
+            for name, (tolerance, starts) in tolerances.items()
+        }
+
+    found = _kept(problem, x, [tolerances, "float64"], compute)
+    return found["ends"], root_mean_square(found["checks"] - found["ends"][:CHECKS])[0]
+
+
+def _kept(problem: Problem, x: Tensor, settings: object, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Ends of solves from starts x, on the CPU, kept with the run."""
+    facts = {"hashes": problem.hashes, "model": [problem.key, repr(problem.sde)], "settings": [SOLVER, settings]}
+    found = kept("trajectories", {"starts": x}, facts, compute)
+    return {name: tensor.cpu() for name, tensor in found.items()}
 
 
 @register_metric
