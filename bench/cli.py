@@ -39,6 +39,8 @@ PluginOption = Annotated[list[Path] | None, typer.Option(help="Python file that 
 
 # Lines printed on the way where there is no terminal for a bar.
 REPORTS = 20
+# Characters of a table there.
+WIDEST = 400
 
 
 @app.command()
@@ -123,6 +125,9 @@ def likelihood(
     draws: Annotated[int, typer.Option(min=1, help="dequantisations of an image")] = 2,
     probes: Annotated[int, typer.Option(min=1, help="Hutchinson probes of a draw")] = 2,
     law: Annotated[str, typer.Option(help="of the probes: rademacher or gaussian")] = "rademacher",
+    dequantisation: Annotated[
+        str, typer.Option(help="uniform, variational, or name or card (.yaml) of a dequantiser")
+    ] = "uniform",
     seed: Annotated[int, typer.Option(min=0, help="of dequantisation and probes")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="images solved at once")] = 256,
     folder: Annotated[Path | None, typer.Option(help="of a checkpoint trained here")] = None,
@@ -137,7 +142,7 @@ def likelihood(
     _load_plugins(plugin)
     where = resolve_device(device)
     size = (n, draws, probes, batch_size)
-    values = bits_of(checkpoint, data, solver, nfe, grid, size, law, seed, where, folder)
+    values = bits_of(checkpoint, data, solver, nfe, grid, size, law, seed, where, folder, dequantisation)
     if as_json:
         sys.stdout.write(json.dumps(values, indent=1) + "\n")
         return
@@ -172,6 +177,66 @@ def encode(
     model = CheckpointModel(checkpoint, data, resolve_device(device), folder)
     for path in write_encoding(model, solver, nfe, n, seed, out_folder):
         out.print(path, soft_wrap=True, markup=False, highlight=False)
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="name of a score model, see `list checkpoints`")],
+    folder: Annotated[Path | None, typer.Option(help="of a checkpoint trained here")] = None,
+    n: Annotated[int | None, typer.Option(min=2, help="samples [as many as the reference has]")] = None,
+    images: Annotated[int | None, typer.Option(min=2, help="held-out images for bits/dim [all, at most 1000]")] = None,
+    draws: Annotated[int, typer.Option(min=1, help="dequantisations of an image")] = 1,
+    probes: Annotated[int, typer.Option(min=1, help="Hutchinson probes of a draw")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="of starts, dequantisation and probes")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="samples or images solved at once")] = 256,
+    statistics: Annotated[
+        Path | None, typer.Option(help="file that `statistics` wrote, whose distance is taken [the shipped one]")
+    ] = None,
+    write: Annotated[bool, typer.Option("--write", help="into the card, and the samples beside the weights")] = False,
+    out_folder: Annotated[Path, typer.Option("--out", help="without --write: folder for the samples")] = Path(
+        "results/evaluation"
+    ),
+    device: DeviceOption = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="as a JSON object")] = False,
+) -> None:
+    """Converged samples of a score model, their Fréchet distance beside real images', bits/dim: for its card."""
+    from bench.environment import resolve_device
+    from bench.evaluate import Amount, lines_of, write_evaluation
+    from bench.evaluate import evaluate as measure
+    from pretrained.provenance import write_atomically
+
+    amount = Amount(n, images, draws, probes, seed, batch_size)
+    found, picture = measure(checkpoint, amount, resolve_device(device), folder, statistics)
+    if write:
+        written = list(write_evaluation(checkpoint, found, picture, folder))
+    else:
+        out_folder.mkdir(parents=True, exist_ok=True)
+        written = [out_folder / f"{Path(checkpoint).name}.png"]
+        write_atomically(written[0], picture)
+    if as_json:
+        sys.stdout.write(json.dumps(found.model_dump(mode="json"), indent=1) + "\n")
+        return
+    for line in [*lines_of(found), f"Written: {', '.join(map(str, written))}"]:
+        out.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+@app.command()
+def statistics(
+    data: Annotated[str, typer.Argument(help="name of a data set, see `list data`")],
+    extractor: Annotated[str, typer.Option(help="a classifier of `list checkpoints`, or inception-v3-compat")],
+    out_file: Annotated[Path, typer.Option("--out", help="file to write, .npz")],
+    split: Annotated[str, typer.Option(help="test or train")] = "test",
+    setting: Annotated[list[str] | None, typer.Option(help="of the data, NAME=VALUE; repeatable")] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Mean and covariance of real images' features, with the hashes that `evaluate` holds them against."""
+    from bench.environment import resolve_device
+    from bench.feature_statistics import data_settings, save_statistics, statistics_of
+
+    found = statistics_of(data_settings(data, setting or ()), split, extractor, resolve_device(device))
+    save_statistics(found, out_file)
+    text = f"{found.about.n} images, {found.about.features} features, hash {found.sha256}: {out_file}"
+    out.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 @app.command()
@@ -218,10 +283,13 @@ def list_(
         return
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in columns:
-        table.add_column(column, no_wrap=column == "name")
+        table.add_column(column, no_wrap=column == "name", overflow="fold")
     for entry in entries:
-        table.add_row(*("" if entry[column] is None else str(entry[column]) for column in columns))
-    out.print(table)
+        table.add_row(*("–" if entry[column] is None else str(entry[column]) for column in columns))
+    # Where no terminal limits it, a table is as wide as its rows.
+    wide = out.width if out.is_terminal else max(out.width, WIDEST)
+    console = Console(width=min(wide, out.measure(table, options=out.options.update(max_width=wide)).maximum))
+    console.print(table)
 
 
 @app.command()

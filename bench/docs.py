@@ -11,11 +11,13 @@ from bench.certificate import ACCEPTS, AGAINST_EVALUATIONS, ORDER, Line
 from bench.certificate_tables import measured_range, summary
 from bench.check import read
 from bench.environment import ROOT
+from bench.evaluate import lines_of
 from bench.metrics.metric import metric_classes
 from bench.published_values import published_table
 from bench.report import provenance_text
 from bench.store import Store
 from bench.tables import long_table, markdown_table, number, summary_table
+from pretrained.evaluation import Evaluation
 from pretrained.published import load_published_card, published_names
 from solvers.errors import UsageError
 from solvers.peers.schedulers import NOT_ADAPTED
@@ -184,7 +186,32 @@ def _data() -> str:
     for row in menus.data():
         settings = ", ".join(f"`{setting}`" for setting in row["settings"])
         rows.append(row | {"name": f"`{row['name']}`", "settings": settings or None})
-    return _table(rows, columns | {"flip": "flip", "settings": "settings"})
+    return _table(rows, columns | {"flip": "flip", "settings": "settings", "licence": "licence", "source": "source"})
+
+
+def _checkpoints() -> str:
+    """Shipped checkpoints and what their cards say."""
+    rows: menus.Rows = []
+    for row in menus.checkpoints():
+        if row["kind"] != "published":
+            accuracy = None if row["accuracy"] is None else f"{row['accuracy']:.1%}"
+            rows.append(row | {"name": f"`{row['name']}`", "accuracy": accuracy})
+    columns = {"name": "name", "data": "data", "SDE": "SDE", "parameters": "parameters", "size": "size"}
+    measured = ("bits/dim", "Fréchet distance", "floor", "n", "accuracy", "licence")
+    return _table(rows, columns | {key: key for key in measured})
+
+
+def _grids() -> str:
+    """Samples of the shipped score models, as their evaluations left them."""
+    parts = []
+    for row in menus.checkpoints():
+        found = row["evaluation"]
+        if found is None:
+            continue
+        path = f"../pretrained/checkpoints/{row['name']}.png"
+        told = " ".join(lines_of(Evaluation.model_validate(found)))
+        parts.append(f"### {row['name']}\n\n{row['description']} {told}\n\n![samples of {row['name']}]({path})")
+    return "\n\n".join(parts) or "None has been evaluated yet."
 
 
 NETWORK = ", network "
@@ -228,6 +255,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "metrics": _metrics,
     "published": _published,
     "data": _data,
+    "checkpoints": _checkpoints,
+    "grids": _grids,
     "published values": _published_values,
     "peers": _peers,
     "not adapted": _not_adapted,
@@ -239,6 +268,7 @@ PAGES = {
     "docs/solvers.md": ("solver table",),
     "docs/metrics.md": ("metrics",),
     "docs/networks.md": ("published",),
+    "docs/checkpoints.md": ("checkpoints", "grids"),
     "docs/training.md": ("data",),
     "docs/cifar10.md": ("published values",),
     "docs/peers.md": ("peers", "not adapted"),

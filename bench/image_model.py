@@ -22,6 +22,11 @@ class ImageModel(Protocol):
     device: torch.device
     scale: float
     offset: float
+    shape: tuple[int, ...]
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Hash of the network's weights, by its name."""
 
     @property
     def levels(self) -> int:
@@ -46,23 +51,32 @@ class CheckpointModel:
         device: where network and states live.
         folder: of a checkpoint trained here.
 
+    Attributes:
+        checkpoint: network, process and card.
+
     Raises:
         UsageError: no such checkpoint, split or data set.
     """
 
     def __init__(self, name: str, split: str, device: torch.device | str = "cpu", folder: Path | None = None) -> None:
-        self._checkpoint = zoo.load(name, device, folder)
+        self.checkpoint = zoo.load(name, device, folder)
         self._split = split
         self.name = name
         self.device = torch.device(device)
-        self.sde = self._checkpoint.sde
-        data = self._checkpoint.card.data
-        if self._checkpoint.levels is None:
+        self.sde = self.checkpoint.sde
+        data = self.checkpoint.card.data
+        if self.checkpoint.levels is None:
             raise UsageError(f"checkpoint {name}", "its data are images with levels", data.name, "Take another one")
-        self.levels = self._checkpoint.levels
+        self.levels = self.checkpoint.levels
         self.scale, self.offset = data.scale, data.offset
+        self.shape = self.checkpoint.shape
         data_set = data.build() if isinstance(data, StateSettings) else get_data_set(data.name)
         self._values = {part: data_set.load(part).values for part in {split, "train"}}
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Hash of the network's weights."""
+        return {self.name: self.checkpoint.sha256}
 
     @property
     def size(self) -> int:
@@ -71,11 +85,11 @@ class CheckpointModel:
 
     def process(self) -> ReverseProcess:
         """A new process, its counters at zero."""
-        return ReverseProcess(self.sde, self._checkpoint.network, self._checkpoint.parametrisation)
+        return ReverseProcess(self.sde, self.checkpoint.network, self.checkpoint.parametrisation)
 
     def normals(self, n: int, seed: int, first: int = 0) -> Normals:
         """Addressed normals of images first ... first + n - 1."""
-        return Normals(seed, (n, *self._checkpoint.shape), first=first, device=self.device)
+        return Normals(seed, (n, *self.shape), first=first, device=self.device)
 
     def reference(self, n: int, seed: int, draw: int) -> Tensor:
         """The first n images of the split, or for draw 1 of the training images."""

@@ -2,15 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from bench.kinds.kind import kind_classes
 from bench.matrix import load_matrix, matrix_names
 from bench.metrics.metric import metric_classes
 from bench.problems.problem import problem_classes
+from bench.tables import number
 from pretrained import zoo
-from pretrained.card import load_card
+from pretrained.card import ClassifierResult, NoisyClassifierCard, ScoreCard, load_card
 from pretrained.data import DATA_SETS
+from pretrained.evaluation import Evaluation
 from pretrained.published import load_published_card, published_names
 from solvers.peers import peer_claims
 from solvers.registry import solver_classes
@@ -87,23 +90,31 @@ def matrices() -> Rows:
 
 
 def checkpoints() -> Rows:
-    """Checkpoints, how they were made, and where their weights are."""
+    """Checkpoints, how they were made, what was measured of them, and where their weights are."""
     rows: Rows = []
     for name in zoo.names():
-        card = load_card(name)
+        card, weights = load_card(name), zoo.CHECKPOINTS / f"{name}.safetensors"
         result = card.result
+        found = card.measured if isinstance(card, ScoreCard) else None
+        stale = isinstance(card, ScoreCard) and card.evaluation is not None and found is None
+        where = "shipped" if result else "not trained yet"
         rows.append(
             {
                 "name": name,
                 "kind": card.kind,
                 "data": card.data.name,
+                "SDE": card.sde.name if isinstance(card, ScoreCard | NoisyClassifierCard) else None,
                 "parameters": result.parameters if result else None,
                 "steps": result.steps if result else None,
                 "final loss": round(result.final_loss, 4) if result else None,
+                "accuracy": result.test_accuracy if isinstance(result, ClassifierResult) else None,
+                **_measured(found),
+                "licence": DATA_SETS[card.data.name].licence,
                 "commit": result.commit[:10] if result and result.commit else None,
                 "description": card.description,
-                "where": "shipped" if result else "not trained yet",
+                "where": f"{where}; its evaluation is of other weights" if stale else where,
                 "file": None,
+                **_size(weights),
             }
         )
     for name in published_names():
@@ -114,16 +125,39 @@ def checkpoints() -> Rows:
                 "name": name,
                 "kind": published.kind,
                 "data": published.data.name,
+                "SDE": published.settings.process().name if published.settings else None,
                 "parameters": published.parameters,
                 "steps": None,
                 "final loss": None,
+                "accuracy": None,
+                **_measured(None),
+                "licence": DATA_SETS[published.data.name].licence,
                 "commit": None,
                 "description": published.description,
                 "where": published.presence(),
                 "file": published.pipeline if path is None else str(path),
+                **_size(path),
             }
         )
     return rows
+
+
+def _measured(found: Evaluation | None) -> dict[str, Any]:
+    """What a card's evaluation says, in short and in full."""
+    distance, bits = (found.distance, found.bits_per_dim) if found else (None, None)
+    return {
+        "bits/dim": number(bits.value, bits.standard_error) if bits else None,
+        "Fréchet distance": number(distance.value, distance.standard_error) if distance else None,
+        "floor": number(distance.floor, distance.floor_error) if distance and distance.floor is not None else None,
+        "n": distance.n if distance else None,
+        "evaluation": found.model_dump(mode="json") if found else None,
+    }
+
+
+def _size(path: Path | None) -> dict[str, Any]:
+    """Of a file of weights, if it is here."""
+    size = path.stat().st_size if path is not None and path.is_file() else None
+    return {"size": None if size is None else f"{size / 1e6:.1f} MB", "bytes": size}
 
 
 def data() -> Rows:
@@ -142,10 +176,15 @@ def data() -> Rows:
                 "flip": "yes" if spec.flip else "no",
                 "settings": [f"{field.name}={getattr(data_set, field.name)}" for field in fields(data_set)],
                 "here": "yes" if data_set.is_here else "no",
+                "licence": cls.licence,
+                "source": cls.source,
             }
         )
     return rows
 
+
+_CHECKPOINTS = ["name", "data", "SDE", "parameters", "size", "bits/dim", "Fréchet distance", "floor", "n"]
+_CHECKPOINTS += ["licence", "where"]
 
 # Each menu, and the columns that a terminal has room for.
 MENUS: dict[str, tuple[Callable[[], Rows], list[str]]] = {
@@ -155,6 +194,6 @@ MENUS: dict[str, tuple[Callable[[], Rows], list[str]]] = {
     "metrics": (metrics, ["name", "label", "unit", "direction"]),
     "kinds": (kinds, ["name", "summary"]),
     "matrices": (matrices, ["name", "cells", "description"]),
-    "data": (data, ["name", "shape", "levels", "flip", "here", "summary"]),
-    "checkpoints": (checkpoints, ["name", "kind", "data", "parameters", "final loss", "where"]),
+    "data": (data, ["name", "shape", "levels", "flip", "here", "licence", "summary"]),
+    "checkpoints": (checkpoints, _CHECKPOINTS),
 }

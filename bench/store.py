@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from bench.record import SCHEMA_VERSION, CellSpec, Record
+from pretrained.lock import only_holder
 from pretrained.provenance import write_atomically
 from solvers.errors import UsageError
 
@@ -58,17 +58,9 @@ class Store:
         Raises:
             UsageError: another process holds it.
         """
-        lock = FileLock(self.folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise UsageError(
-                "store", "one run writes a folder at a time", str(self.folder), "Wait, or use --out"
-            ) from error
-        try:
+        rule = "one run writes a folder at a time"
+        with only_holder(self.folder / ".lock", "store", rule, "Wait, or use --out"):
             yield
-        finally:
-            lock.release()
 
     def record_path(self, spec: CellSpec) -> Path:
         """The result file of a cell."""

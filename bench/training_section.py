@@ -12,7 +12,7 @@ TEXT = (
     "Every objective trains the same network from the same start on the same data. Steps are timed in turns with those "
     "of plain denoising, whose own ratio shows what the clock resolves. Evaluations of the network and "
     "derivative passes are those of a step, a sample of its batch, counted; the backward pass comes on top. Mean over "
-    "seeds ± standard error."
+    "seeds ± standard error. What random directions cost, and why a seed may break: docs/training.md, Objectives."
 )
 
 

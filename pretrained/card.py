@@ -1,6 +1,7 @@
 """Cards: how a checkpoint is made, and, once it is made, what came out.
 
-A card is a YAML file. Its upper part is the recipe that ``train`` follows; ``result`` is filled in by the training run.
+A card is a YAML file. Its upper part is the recipe that ``train`` follows; ``result`` is filled in by the training run,
+``evaluation`` by ``scorebench evaluate``.
 """
 
 from pathlib import Path
@@ -10,10 +11,13 @@ import yaml
 from pydantic import Field, field_serializer, model_validator
 
 from pretrained.data import DataSet, get_data_set
+from pretrained.evaluation import Evaluation
+from pretrained.machine import Machine
 from pretrained.networks.labelled import PREDICTIONS
 from pretrained.networks.settings import (
     ClassifierSettings,
     Count,
+    DequantiserNetworkSettings,
     Fraction,
     NCSNppSettings,
     NoisyClassifierSettings,
@@ -124,34 +128,33 @@ class ScoreTrainingSettings(NoisyTrainingSettings):
         return _short(value)
 
 
+class DequantiserTrainingSettings(TrainingSettings):
+    """The loop with the solve that its loss differentiates: ``nfe`` evaluations of the score model."""
+
+    nfe: Count = 12
+
+
 def _short(value: Objective | TimeLaw) -> Any:
     """What has no settings is written as its name."""
     content = value.model_dump()
     return content if len(content) > 1 else next(iter(content.values()))
 
 
-class Machine(Section):
-    """Where a training ran."""
-
-    cpu: str
-    cores: int
-    threads: int
-    device: str
-    torch: str
-
-
 class TrainedOn(Section):
     """The data as the training saw them.
 
-    ``levels`` is their number L; values k were dequantised uniformly, (k + u)/L, with fresh u in every batch. Both are
-    missing for continuous values. ``sha256`` is of the values.
+    ``levels`` is their number L; values k were dequantised, (k + u)/L, with fresh u in every batch, uniform or as the
+    network that was trained learned it. Both are missing for continuous values. ``sha256`` is of the values.
+    ``source`` and ``licence`` are what the data set says.
     """
 
     samples: int
     levels: int | None
-    dequantisation: Literal["uniform"] | None
+    dequantisation: Literal["uniform", "variational"] | None
     flip: bool
     sha256: str
+    source: str | None = None
+    licence: str | None = None
 
 
 class Result(Section):
@@ -198,6 +201,17 @@ class NoisyClassifierResult(ClassifierResult):
     noisy_accuracy: float
 
 
+class DequantiserResult(Result):
+    """Bits/dim of held-out images, see :func:`pretrained.dequantisation.held_out_bits`.
+
+    ``checkpoint_sha256`` is the hash of the score model's weights.
+    """
+
+    held_out_bits: float
+    uniform_bits: float
+    checkpoint_sha256: str
+
+
 class ScoreCard(Section):
     """A score model.
 
@@ -217,6 +231,13 @@ class ScoreCard(Section):
     weights: StoredWeights = "float32"
     training: ScoreTrainingSettings
     result: ScoreResult | None = None
+    evaluation: Evaluation | None = None
+
+    @property
+    def measured(self) -> Evaluation | None:
+        """The evaluation, if it is of the weights of the result: one of other weights says nothing of these."""
+        of_these = self.evaluation and self.result and self.evaluation.weights == self.result.sha256
+        return self.evaluation if of_these else None
 
     @property
     def t_min(self) -> float:
@@ -297,11 +318,44 @@ class NoisyClassifierCard(Section):
         return self
 
 
-Card = ScoreCard | ClassifierCard | NoisyClassifierCard
-KINDS: dict[str, type[ScoreCard] | type[ClassifierCard] | type[NoisyClassifierCard]] = {
+class CheckpointSettings(Section):
+    """Name of a score model, see :func:`pretrained.zoo.load`; ``folder`` of one trained here, from where it is used."""
+
+    name: str
+    folder: str | None = None
+
+
+class DequantiserCard(Section):
+    """A flow that dequantises images for a score model."""
+
+    result_type: ClassVar[type[Result]] = DequantiserResult
+
+    name: str
+    kind: Literal["dequantiser"]
+    description: str
+    data: DataSettings
+    checkpoint: CheckpointSettings
+    network: DequantiserNetworkSettings
+    training: DequantiserTrainingSettings
+    result: DequantiserResult | None = None
+
+    @model_validator(mode="after")
+    def _takes_the_data(self) -> Self:
+        """Refuses data that the network or the loop does not take."""
+        data = self.data.build().spec
+        if data.levels is None:
+            rule = "a dequantiser takes images with levels"
+            raise UsageError(f"card {self.name}", rule, data.name, "Continuous values need none")
+        _check_data(self)
+        return self
+
+
+Card = ScoreCard | ClassifierCard | NoisyClassifierCard | DequantiserCard
+KINDS: dict[str, type[Card]] = {
     "score": ScoreCard,
     "classifier": ClassifierCard,
     "noisy_classifier": NoisyClassifierCard,
+    "dequantiser": DequantiserCard,
 }
 
 
@@ -313,6 +367,12 @@ def _check_data(card: Card) -> None:
         raise UsageError(who, rule, True, "Write flip: false")
     if len(data.shape) != 3 and card.network.name != "mlp":
         raise UsageError(who, f"data {data.name!r} are vectors, for network 'mlp'", card.network.name, "Take 'mlp'")
+
+
+def with_result(card: Card, result: Result | None) -> Card:
+    """The card with a result, and without what was measured of the weights that it had before."""
+    dropped = {"evaluation": None} if isinstance(card, ScoreCard) else {}
+    return card.model_copy(update={"result": result, **dropped})
 
 
 def shipped_cards() -> list[str]:

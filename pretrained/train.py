@@ -1,18 +1,20 @@
 """Training: a card in, a checkpoint and the card with its result out."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 
-from pretrained.card import Card
+from pretrained.card import Card, with_result
+from pretrained.data import ImageData
+from pretrained.lock import only_holder
 from pretrained.tasks import build_task
 from pretrained.training.clock import Clock
 from pretrained.training.loop import Loop, learning_rate, update_average
 from pretrained.training.monitor import Monitor
 from pretrained.training.precision import precision_on
-from pretrained.training.processes import processes_on
+from pretrained.training.processes import is_first, processes_on
 from pretrained.training.restart import Restart, restart_path
 from pretrained.training.result import describe, read_result, write_result
 from pretrained.training.run import run
@@ -58,24 +60,36 @@ def train(
     Raises:
         KeyboardInterrupt, SystemExit: at Ctrl-C and SIGTERM, after a checkpoint.
         UsageError: the data are missing, the loss stopped being finite, the disk is full, or there is a run to go on
-            with that ``resume`` did not ask for, or that began with another recipe. The last checkpoint stays.
+            with that ``resume`` did not ask for, or that began with another recipe, or another process trains the same
+            card into the same folder. The last checkpoint stays.
     """
     finished = read_result(card, out) if resume else None
     if finished is not None:
         return finished
-    unfinished = restart_path(out, card.name)
-    if unfinished.is_file() and not resume:
-        todo = f"Resume it (--resume), or remove {unfinished} to start anew"
-        raise UsageError(f"train {card.name}", "an unfinished run is not overwritten", str(unfinished), todo)
     data = card.data.build().load("train")
-    trained_on = describe(data, card.training.flip)
+    # Looked at once the network is trained; what is wrong with it is told before.
+    card.data.build().load("test")
+    with _writing(card.name, out):
+        out.mkdir(parents=True, exist_ok=True)
+        with _only_run(card.name, out):
+            unfinished = restart_path(out, card.name)
+            if unfinished.is_file() and not resume:
+                todo = f"Resume it (--resume), or remove {unfinished} to start anew"
+                raise UsageError(f"train {card.name}", "an unfinished run is not overwritten", str(unfinished), todo)
+            clock = Clock(minutes, checkpoint_minutes)
+            return _stretch(card, data, out, torch.device(device), clock, progress, logs)
+
+
+def _stretch(
+    card: Card, data: ImageData, out: Path, device: torch.device, clock: Clock, progress: bool, logs: bool
+) -> Card:
+    """One stretch of a run: from its last checkpoint, if there is one, to its end or to where it is stopped."""
+    trained_on = describe(card, data)
     restart = Restart(out, card, trained_on.sha256)
-    clock = Clock(minutes, checkpoint_minutes)
-    processes = processes_on(torch.device(device))
+    processes = processes_on(device)
     device, first = processes.device, processes.rank == 0
     # Initialisation and dropout take no generator argument: the global one is borrowed, seeded and put back.
-    with _writing(card.name, out), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        out.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(card.training.seed)
         task = build_task(card, data, device)
         precision = precision_on(device, card.training.precision)
@@ -90,10 +104,18 @@ def train(
                 monitor.note(f"{device} has no {card.training.precision}: trained in {precision}.")
             run(card.name, loop, clock, processes, monitor, restart)
         if loop.done < card.training.steps or not first:
-            return card.model_copy(update={"result": None})
+            return with_result(card, None)
         finished = write_result(card, loop, task, trained_on, processes, clock.seconds, out)
         restart.path.unlink(missing_ok=True)
     return finished
+
+
+def _only_run(name: str, folder: Path) -> AbstractContextManager[None]:
+    """One run of a card writes a folder at a time; of the processes that share one, the first holds its lock."""
+    if not is_first():
+        return nullcontext()
+    todo = "Wait for the other one, or choose --out"
+    return only_holder(folder / f".{name}.lock", f"train {name}", "one run of a card writes a folder at a time", todo)
 
 
 @contextmanager

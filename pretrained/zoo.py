@@ -1,6 +1,6 @@
 """The checkpoints: ``load(name)`` gives a score model, ``load_features(name)`` a feature extractor.
 
-``load_classifier(name)`` gives a classifier of noisy states.
+``load_classifier(name)`` gives a classifier of noisy states, ``load_dequantiser(name)`` a flow that dequantises.
 
 ``load(name).under(sde)`` gives a score model under another process than the one it was trained under.
 
@@ -16,9 +16,19 @@ from safetensors.torch import load as parse_weights
 from torch import nn
 
 from pretrained import provenance
-from pretrained.card import CARDS, Card, ClassifierCard, NoisyClassifierCard, ScoreCard, load_card, shipped_cards
+from pretrained.card import (
+    CARDS,
+    Card,
+    ClassifierCard,
+    DequantiserCard,
+    NoisyClassifierCard,
+    ScoreCard,
+    load_card,
+    shipped_cards,
+)
 from pretrained.importers import diffusers, edm, song
 from pretrained.networks.classifier import Classifier
+from pretrained.networks.dequantiser import Dequantiser
 from pretrained.networks.noisy_classifier import NoisyClassifier
 from pretrained.networks.precondition import Preconditioned
 from pretrained.published import (
@@ -37,11 +47,16 @@ from solvers.process import Parametrisation
 from solvers.sde import ForwardSDE
 
 CHECKPOINTS = CARDS.parent / "checkpoints"
-EDM_SUFFIX = ".pkl"
+EDM_SUFFIX, SONG_SUFFIX = ".pkl", ".pth"
 # Of the images that imported networks were trained on: 8 bits a channel.
 LEVELS = 256
 # What loads a checkpoint, by the kind of its card.
-LOADERS = {"score": "load", "classifier": "load_features", "noisy_classifier": "load_classifier"}
+LOADERS = {
+    "score": "load",
+    "classifier": "load_features",
+    "noisy_classifier": "load_classifier",
+    "dequantiser": "load_dequantiser",
+}
 
 
 @dataclass(frozen=True)
@@ -113,6 +128,21 @@ class Guide:
     sha256: str
 
 
+@dataclass(frozen=True, eq=False)
+class DequantisingFlow:
+    """A trained dequantiser.
+
+    Attributes:
+        network: in eval mode, frozen; ``network(levels, uniform)`` gives u and log q(u | levels).
+        card: how it was made, and for which score model.
+        sha256: hash of its weights' file.
+    """
+
+    network: Dequantiser
+    card: DequantiserCard
+    sha256: str
+
+
 def names() -> list[str]:
     """Names of all shipped checkpoints."""
     return shipped_cards()
@@ -153,7 +183,10 @@ def load(name: str, device: torch.device | str = "cpu", folder: Path | None = No
         return _import(name, diffusers.fetch(name.removeprefix(HUB)), device)
     if folder is None and (Path(name).suffix == EDM_SUFFIX or Path(name).is_dir()):
         return _import(name, Path(name), device)
-    card, weights = _files(name, folder)
+    if folder is None and Path(name).suffix == SONG_SUFFIX:
+        todo = "Read it by pretrained.importers.song.load(path, settings), or take a published one by its name"
+        raise UsageError(f"load {name}", f"a {SONG_SUFFIX} of Song et al. comes with settings (.json)", None, todo)
+    card, weights = _read(name, folder)
     if not isinstance(card, ScoreCard):
         raise _wrong_kind("score", name, card)
     data = card.data.build().spec
@@ -167,7 +200,7 @@ def load_features(name: str, device: torch.device | str = "cpu", folder: Path | 
     Raises:
         UsageError: no such checkpoint, it is no classifier, or its weights are not those of its card.
     """
-    card, weights = _files(name, folder)
+    card, weights = _read(name, folder)
     if not isinstance(card, ClassifierCard):
         raise _wrong_kind("classifier", name, card)
     network, sha256 = _restore(card, weights, device)
@@ -181,7 +214,7 @@ def load_classifier(name: str, device: torch.device | str = "cpu", folder: Path 
     Raises:
         UsageError: no such checkpoint, it is no classifier of noisy states, or its weights are not those of its card.
     """
-    card, weights = _files(name, folder)
+    card, weights = _read(name, folder)
     if not isinstance(card, NoisyClassifierCard):
         raise _wrong_kind("noisy_classifier", name, card)
     network, sha256 = _restore(card, weights, device)
@@ -189,15 +222,39 @@ def load_classifier(name: str, device: torch.device | str = "cpu", folder: Path 
     return Guide(network, card.sde.build(), card, sha256)
 
 
-def _files(name: str, folder: Path | None) -> tuple[Card, Path]:
+def load_dequantiser(name: str, device: torch.device | str = "cpu", folder: Path | None = None) -> DequantisingFlow:
+    """A flow that dequantises; arguments as for :func:`load`.
+
+    Raises:
+        UsageError: no such checkpoint, it is no dequantiser, or its weights are not those of its card.
+    """
+    card, weights = _read(name, folder)
+    if not isinstance(card, DequantiserCard):
+        raise _wrong_kind("dequantiser", name, card)
+    network, sha256 = _restore(card, weights, device)
+    assert isinstance(network, Dequantiser)
+    return DequantisingFlow(network, card, sha256)
+
+
+def files(name: str, folder: Path | None = None) -> tuple[Path, Path]:
+    """Card and weights of a shipped checkpoint, or of one in a folder that ``train`` wrote.
+
+    Raises:
+        UsageError: no such card.
+    """
     if folder is None:
         if name not in names():
             raise unknown_name("load", "card", name, [*names(), *published_names()])
-        return load_card(name), CHECKPOINTS / f"{name}.safetensors"
+        return CARDS / f"{name}.yaml", CHECKPOINTS / f"{name}.safetensors"
     known = [path.stem for path in folder.glob("*.yaml")]
     if name not in known:
         raise unknown_name(f"load: {folder}", "card", name, known)
-    return load_card(folder / f"{name}.yaml"), folder / f"{name}.safetensors"
+    return folder / f"{name}.yaml", folder / f"{name}.safetensors"
+
+
+def _read(name: str, folder: Path | None) -> tuple[Card, Path]:
+    path, weights = files(name, folder)
+    return load_card(path), weights
 
 
 def _load_published(card: PublishedCard, device: torch.device | str) -> Checkpoint:

@@ -204,7 +204,9 @@ def test_all_objectives_have_the_expectation_of_denoising(objective: Objective) 
 def test_the_exact_objective_takes_the_trace_of_the_jacobian() -> None:
     sde, t = VP(), torch.tensor([0.3, 0.6], dtype=torch.float64)
     x, z = torch.randn(2, 2, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = Exact().error(ReverseProcess(sde, wavy, "noise"), x, t, z, torch.Generator())
+    process = ReverseProcess(sde, wavy, "noise")
+    found = Exact().error(process, x, t, z, torch.Generator())
+    assert process.evaluations.derivative_passes == 8
     for i in range(2):
         jacobian = torch.autograd.functional.jacobian(lambda y, i=i: wavy(y[None], t[i : i + 1])[0], x[i])
         square = wavy(x[i : i + 1], t[i : i + 1]).square().sum()
@@ -217,6 +219,9 @@ def test_the_exact_objective_refuses_high_dimensions() -> None:
     x = torch.zeros(2, 101)
     with pytest.raises(UsageError, match=r"at most 100 dimensions; got 101\. Choose 'sliced'"):
         Exact().loss(process, x, torch.full((2,), 0.5), x, torch.Generator())
+    # n = x: e = |x|^2 - 2 sigma D + D.
+    most = Exact().error(process, x[:, :100], torch.full((2,), 0.5), x, torch.Generator())
+    assert most.tolist() == pytest.approx([100 * (1 - 2 * VP().sigma(0.5))] * 2)
 
 
 @pytest.mark.parametrize("variance_reduced", [False, True])

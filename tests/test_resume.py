@@ -79,8 +79,14 @@ def start(folder: Path) -> subprocess.Popen:
 
 
 def test_a_killed_run_goes_on_to_the_bit(tmp_path: Path) -> None:
+    """While it lives, nobody else trains the card into its folder, resumed or not; its death frees the folder."""
     card = card_of(tmp_path, changed(SCORE, training__steps=300))
     run = start(tmp_path)
+    rule = r"train tiny-score: one run of a card writes a folder at a time; got '.*out'\. Wait for the other one"
+    for resume in (False, True):
+        with pytest.raises(UsageError, match=rule):
+            train(card, tmp_path / "out", progress=False, resume=resume)
+    train(card_of(tmp_path, changed(SCORE, name="other", training__steps=1)), tmp_path / "out", progress=False)
     run.kill()
     assert run.wait() == -signal.SIGKILL
     out = tmp_path / "out"

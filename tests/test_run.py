@@ -20,7 +20,7 @@ from pretrained.card import Card, load_card
 from pretrained.data import load_data
 from pretrained.tasks import build_task
 from pretrained.train import train
-from pretrained.training import precision, run
+from pretrained.training import monitor, precision, run
 from pretrained.training.loop import Loop, learning_rate
 from pretrained.training.processes import Processes, processes_on
 from pretrained.training.restart import restart_path
@@ -143,6 +143,35 @@ def test_the_curve_holds_the_means_of_equal_parts(tmp_path: Path) -> None:
     assert len(short.result.loss_curve) == 3
 
 
+def test_what_is_no_terminal_gets_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first step at once, the last one, and a line a minute between them, whatever a step takes."""
+    card = card_of(tmp_path, changed(SCORE, training__steps=5))
+    times = [0.0]
+    monkeypatch.setattr(monitor.time, "perf_counter", lambda: times[0])
+    step = Loop.step
+
+    def slow(self: Loop) -> None:
+        step(self)
+        times[0] += 40.0
+
+    monkeypatch.setattr(Loop, "step", slow)
+    losses = train(card, tmp_path).result.loss_curve
+    lines = capsys.readouterr().out.splitlines()
+    # 64 images in 40 seconds.
+    assert [line.partition(", loss ")[0] for line in lines] == [f"tiny-score: step {k}/5" for k in (1, 3, 5)]
+    assert [line.partition(", loss ")[2].partition(",")[2] for line in lines] == [
+        " 2 images/s, 0:02:40 left",
+        " 2 images/s, 0:01:20 left",
+        " 2 images/s, 0:00:00 left",
+    ]
+    assert f"loss {losses[0]:.4f}," in lines[0]
+    assert f"loss {sum(losses) / 5:.4f}," in lines[2]
+    train(card, tmp_path / "silent", progress=False)
+    assert capsys.readouterr().out == ""
+
+
 def scalars(folder: Path) -> dict[str, dict[int, float]]:
     """What TensorBoard shows of a folder of event files."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -193,7 +222,7 @@ def test_a_disk_that_refuses_leaves_the_last_checkpoint(tmp_path: Path) -> None:
         pytest.raises(UsageError, match=r"train tiny-score: .*out can be written; got .*Make room there .*--resume"),
     ):
         train(card, out, progress=False, resume=True, checkpoint_minutes=0)
-    assert [path.name for path in out.iterdir()] == ["tiny-score.resume.pt"]
+    assert sorted(path.name for path in out.iterdir()) == [".tiny-score.lock", "tiny-score.resume.pt"]
     assert restart_path(out, card.name).read_bytes() == before
     assert train(card, out, progress=False, resume=True).result.sha256 == whole.result.sha256
 
@@ -212,7 +241,7 @@ def test_a_full_disk_at_the_end_loses_nothing(tmp_path: Path, monkeypatch: pytes
         patch.setattr(os, "replace", full)
         with pytest.raises(UsageError, match=r"No space left on device"):
             train(card, tmp_path / "out", progress=False)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["tiny-score.resume.pt"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".tiny-score.lock", "tiny-score.resume.pt"]
     finished = train(card, tmp_path / "out", progress=False, resume=True)
     assert finished.result.sha256 == train(card, tmp_path / "whole", progress=False).result.sha256
 

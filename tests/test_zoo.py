@@ -5,12 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sklearn.datasets
 import torch
 from torch import nn
 
-from pretrained import zoo
-from pretrained.card import CARDS, load_card
-from pretrained.data import load_data
+from bench.feature_statistics import read_statistics, shipped_statistics
+from pretrained import provenance, zoo
+from pretrained.card import CARDS, ScoreCard, load_card
+from pretrained.data import DATA_SETS, load_data
 from pretrained.tasks import accuracy, held_out_loss
 from pretrained.yaml_model import read_mapping
 from solvers.errors import UsageError
@@ -147,3 +149,43 @@ def test_unknown_names_and_the_wrong_kind_name_the_right_one(tmp_path: Path) -> 
         zoo.load("digits-features")
     with pytest.raises(UsageError, match=r"of kind 'classifier' is needed; got 'score'. Use load\("):
         zoo.load_features("digits-vp")
+
+
+EVALUATED = [name for name in zoo.names() if "evaluation" in read_mapping(CARDS / f"{name}.yaml", "card")]
+
+
+@pytest.mark.parametrize("name", EVALUATED)
+def test_the_evaluation_on_a_card_is_of_what_is_shipped(name: str) -> None:
+    card = load_card(name)
+    assert isinstance(card, ScoreCard)
+    found = card.measured
+    assert found is not None, "run: scorebench evaluate NAME --write"
+    assert found.dirty is False
+    assert found.grid == provenance.sha256_of_file(zoo.CHECKPOINTS / f"{name}.png")
+    assert found.bits_per_dim.standard_error < 0.05
+    if found.distance is not None:
+        assert found.distance.n >= 15 * found.distance.features
+        assert found.distance.extractor_sha256 == zoo.load_features(found.distance.extractor).sha256
+        path = shipped_statistics(card.data)
+        assert path is not None
+        assert found.distance.reference_sha256 == read_statistics(path).sha256
+
+
+def test_the_models_of_digits_are_described() -> None:
+    described = {name for name in zoo.names() if getattr(load_card(name), "measured", None)}
+    assert {"digits-vp", "digits-subvp", "digits-ve", "digits-vp-conditional"} <= described
+
+
+def test_the_data_tell_their_licence() -> None:
+    """As their makers state it; of the photographs, in scikit-learn's own text beside them."""
+    text = (Path(sklearn.datasets.__file__).parent / "images" / "README.txt").read_text()
+    assert text.count("https://creativecommons.org/licenses/by/2.0/") == 2
+    assert "6061409035" in text
+    assert "6056698931" in text
+    licences = {"digits": "CC BY 4.0", "fashion_mnist": "MIT", "cifar10": "none stated", "patches": "CC BY 2.0"}
+    assert {name: DATA_SETS[name].licence for name in licences} == licences
+    for name in zoo.names():
+        result = load_card(name).result
+        if result is not None and result.trained_on is not None:
+            assert result.trained_on.licence == DATA_SETS[load_card(name).data.name].licence
+            assert result.trained_on.source == DATA_SETS[load_card(name).data.name].source

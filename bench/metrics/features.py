@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from bench.image_model import ImageModel
 from bench.metrics.converged import converged_samples
 from bench.metrics.extractors import Extractor, get_extractor
 from bench.metrics.metric import Metric, Outcome
@@ -71,10 +72,10 @@ def converged_features(name: str, problem: ImageProblem, n: int, seed: int) -> d
     return get_extractor(name, problem.device)(problem.to_levels(converged_samples(problem, n, seed)))
 
 
-def clipped_share(problem: ImageProblem, samples: Tensor) -> float:
+def clipped_share(model: ImageModel, samples: Tensor) -> float:
     """Share of values more than one level beyond the data's range."""
-    v = (samples.float() - problem.offset) / problem.scale
-    margin = 1 / problem.levels
+    v = (samples.float() - model.offset) / model.scale
+    margin = 1 / model.levels
     return float(((v < -margin) | (v > 1 + margin)).float().mean())
 
 

@@ -25,6 +25,8 @@ class CIFAR10(DataSet):
 
     key: ClassVar[str] = "cifar10"
     summary: ClassVar[str] = "CIFAR-10, photographs of animals and vehicles, 32x32"
+    source: ClassVar[str] = PAGE
+    licence: ClassVar[str] = "none stated"
 
     @property
     def is_here(self) -> bool:

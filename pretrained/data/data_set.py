@@ -50,10 +50,14 @@ class DataSet(ABC):
     Attributes:
         key: its name in cards.
         summary: what it is, one line.
+        source: where it comes from.
+        licence: under which its makers give it, as they state it.
     """
 
     key: ClassVar[str]
     summary: ClassVar[str]
+    source: ClassVar[str]
+    licence: ClassVar[str]
 
     @property
     def is_here(self) -> bool:

@@ -23,6 +23,8 @@ class Digits(DataSet):
 
     key: ClassVar[str] = "digits"
     summary: ClassVar[str] = "scikit-learn's handwritten digits, 8x8"
+    source: ClassVar[str] = "https://archive.ics.uci.edu/dataset/80, its test part, in scikit-learn"
+    licence: ClassVar[str] = "CC BY 4.0"
 
     @property
     def spec(self) -> DataSpec:

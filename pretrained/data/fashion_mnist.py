@@ -48,6 +48,8 @@ class FashionMNIST(DataSet):
 
     key: ClassVar[str] = "fashion_mnist"
     summary: ClassVar[str] = "Fashion-MNIST, clothes, 28x28"
+    source: ClassVar[str] = "https://github.com/zalandoresearch/fashion-mnist"
+    licence: ClassVar[str] = "MIT"
 
     @property
     def is_here(self) -> bool:

@@ -34,6 +34,8 @@ class Folder(DataSet):
 
     key: ClassVar[str] = "folder"
     summary: ClassVar[str] = "the images in a folder of your own"
+    source: ClassVar[str] = "a folder of one's own"
+    licence: ClassVar[str] = "not known"
     path: str = "images"
     size: int = 32
     grey: bool = False

@@ -26,6 +26,9 @@ class Patches(DataSet):
 
     key: ClassVar[str] = "patches"
     summary: ClassVar[str] = "colour patches of scikit-learn's two sample photographs, 16x16"
+    # As scikit-learn tells them in sklearn/datasets/images/README.txt.
+    source: ClassVar[str] = "flickr.com, photographs 6061409035 of danielbuechele and 6056698931 of vultilion"
+    licence: ClassVar[str] = "CC BY 2.0"
 
     @property
     def spec(self) -> DataSpec:

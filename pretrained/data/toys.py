@@ -21,6 +21,8 @@ class Toy(DataSet):
         classes: number of the law's components, which are the labels.
     """
 
+    source: ClassVar[str] = "drawn from a formula"
+    licence: ClassVar[str] = "none needed"
     classes: ClassVar[int]
 
     @property

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pretrained.tensors import read_tensors
 from solvers.errors import UsageError
 
 # Number types of numpy's scalars: kind and bytes.
@@ -124,7 +125,7 @@ def _names() -> dict[tuple[str, str], Callable[..., Any]]:
         )
 
     def storage(content: bytes) -> Any:
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        return read_tensors(io.BytesIO(content))
 
     def tensor(data: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any) -> Tensor:
         _expect(data, torch.storage.TypedStorage, "the storage of a tensor")

@@ -4,8 +4,10 @@
     gaussian:    v ~ N(0, I)
     sphere:      uniform on the sphere of radius sqrt(D)
 
-The variance of v . J v is twice the squared off-diagonal entries of a symmetric J for signs, twice all of them for
-normals. Reference: Hutchinson 1990; Song et al. 2019, Sliced score matching, arXiv:1905.07088, sec. 3.
+The variance of v . A v, with S = (A + A^T)/2, is for signs 2 sum_{i != j} S_ij^2, for normals 2 |S|^2 (all entries), on
+the sphere 2D/(D + 2) (|S|^2 - (tr S)^2/D).
+
+Reference: Hutchinson 1990; Song et al. 2019, Sliced score matching, arXiv:1905.07088, sec. 3.
 """
 
 from typing import Literal

@@ -56,8 +56,6 @@ class Objective(Section):
         mean, std = process.sde.marginal(x_0, t)
         error = self.error(process, mean + std * z, t, z, generator)
         per_sample = error / x_0[0].numel() if reduction == "mean" else error / 2
-        if weighting == "sigma2":
-            return per_sample
         return per_sample * noise_weight(weighting, process.sde, t, data_std).to(per_sample.dtype)
 
     @abstractmethod

@@ -3,6 +3,9 @@
     e = (v . n)^2 - 2 sigma v . (dn/dx) v + D                  n = noise(x, t)
     e = |n|^2     - 2 sigma v . (dn/dx) v + D                  variance-reduced: (v . n)^2 by its mean over v
 
+Both have one mean over v. Their variance over v is that of v . A v (see there), A = n n^T - 2 sigma dn/dx or, reduced,
+A = -2 sigma dn/dx: what n n^T adds is 2 D (D - 1) with signs where the noise drowns the data and n is normal.
+
 (dn/dx)^T v is one derivative pass in reverse mode, which the backward pass differentiates once more: samples of a batch
 must not depend on each other, and the network needs second derivatives.
 

@@ -1,7 +1,6 @@
 """The file that an unfinished run goes on from: ``<name>.resume.pt`` beside its checkpoint."""
 
 import io
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 
 from pretrained.card import Card
 from pretrained.provenance import write_atomically
+from pretrained.tensors import read_tensors
 from solvers.errors import UsageError
 
 
@@ -18,8 +18,8 @@ def restart_path(folder: Path, name: str) -> Path:
 
 
 def recipe(card: Card) -> dict[str, Any]:
-    """What of a card decides the run: all but its result, its words and how the weights are kept."""
-    return card.model_dump(mode="json", exclude={"result", "description", "weights"})
+    """What of a card decides the run: not its words, how the weights are kept, its result and what was measured."""
+    return card.model_dump(mode="json", exclude={"description", "weights", "result", "evaluation"})
 
 
 class Restart:
@@ -54,14 +54,13 @@ class Restart:
         """
         who = f"train {self._card.name}"
         try:
-            # Tensors and plain values only: a file from elsewhere runs no code.
-            content = torch.load(self.path, map_location="cpu", weights_only=True)
+            content = read_tensors(self.path)
             # Keys that a later version added to cards have their defaults.
             words = {"description": self._card.description}
             before = recipe(type(self._card).model_validate(content["recipe"] | words))
             state, seconds = content["state"], float(content["seconds"])
             data = content.get("data", self._data)
-        except (OSError, RuntimeError, KeyError, TypeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             what = " ".join(str(error).split())[:200]
             todo = "Remove it and start anew"
             raise UsageError(who, f"{self.path} holds the state of an unfinished run", what, todo) from error

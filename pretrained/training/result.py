@@ -1,16 +1,17 @@
 """What a finished run writes: its weights, and its card with the result."""
 
-import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from pretrained import provenance
-from pretrained.card import Card, Machine, ScoreCard, TrainedOn, dump_card, load_card
+from pretrained.card import Card, DequantiserCard, ScoreCard, TrainedOn, dump_card, load_card, with_result
 from pretrained.data import ImageData
+from pretrained.machine import machine_on
 from pretrained.tasks import Task
 from pretrained.training.loop import Loop
 from pretrained.training.processes import Processes
@@ -18,14 +19,18 @@ from pretrained.training.restart import recipe
 from solvers.errors import UsageError
 
 
-def describe(data: ImageData, flip: bool) -> TrainedOn:
+def describe(card: Card, data: ImageData) -> TrainedOn:
     """The record of the data that a run is trained on."""
+    data_set = card.data.build()
+    law: Literal["uniform", "variational"] = "variational" if isinstance(card, DequantiserCard) else "uniform"
     return TrainedOn(
         samples=len(data.values),
         levels=data.levels,
-        dequantisation=None if data.levels is None else "uniform",
-        flip=flip,
+        dequantisation=None if data.levels is None else law,
+        flip=card.training.flip,
         sha256=provenance.sha256(data.values.numpy().tobytes()),
+        source=data_set.source,
+        licence=data_set.licence,
     )
 
 
@@ -40,13 +45,7 @@ def write_result(
         "steps": loop.done,
         "seconds": round(seconds, 3),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": Machine(
-            cpu=provenance.cpu_model(),
-            cores=os.cpu_count() or 1,
-            threads=torch.get_num_threads(),
-            device=provenance.device_model(processes.device),
-            torch=torch.__version__,
-        ),
+        "machine": machine_on(processes.device),
         "commit": commit,
         "dirty": dirty,
         "sha256": provenance.sha256(weights),
@@ -57,8 +56,7 @@ def write_result(
         "loss_curve": loop.loss_curve(),
         **task.figure(loop.average),
     }
-    result = card.result_type.model_validate(facts)
-    finished = card.model_copy(update={"result": result})
+    finished = with_result(card, card.result_type.model_validate(facts))
     # The card last: it carries the hash, so a checkpoint without its card is refused instead of believed.
     provenance.write_atomically(out / f"{card.name}.safetensors", weights)
     provenance.write_atomically(out / f"{card.name}.yaml", dump_card(finished).encode())

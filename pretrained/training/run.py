@@ -31,7 +31,7 @@ def run(name: str, loop: Loop, clock: Clock, processes: Processes, monitor: Moni
                 continue
             stopping = processes.any(request.signal is not None or clock.is_over)
             due = stopping or last or processes.any(clock.wants_checkpoint)
-            if due or loop.done % CHECK_EVERY == 0:
+            if due or loop.done % CHECK_EVERY == 0 or (processes.count == 1 and monitor.is_stale):
                 monitor.show(loop, _loss(name, loop, thorough=due))
             if due:
                 state = loop.state()
