@@ -53,13 +53,14 @@ def _figure(name: str, metric: type[AtInfinity], rows: list[tuple[Record, Tensor
     extractor = get_extractor(metric.extractor, problem.device)
     layer = extractor.layers[metric.layer]
     spec = rows[0][0].spec
-    reference = extractor(problem.reference(spec.n, spec.seed, 0))[layer]
+    reference = extractor(problem.compared_with(spec.n, spec.seed, 0))[layer]
     figure, axis = plt.subplots(figsize=(6.6, 4.2))
     for record, samples in rows:
         _line(axis, record.spec.solver, extractor(problem.to_levels(samples))[layer], reference)
     # Without so many other real images there is no line of theirs.
     with contextlib.suppress(UsageError):
-        _line(axis, "other real images", extractor(problem.reference(spec.n, spec.seed, 1))[layer], reference, "0.3")
+        others = extractor(problem.compared_with(spec.n, spec.seed, 1))[layer]
+        _line(axis, "other real images", others, reference, "0.3")
     axis.set(xlabel="1/n", ylabel=f"Fréchet distance of n and n [{metric.unit}]", xlim=(0, None))
     axis.set_title(f"{name}, NFE {spec.budget}, {spec.grid}, seed {spec.seed}: lines to infinitely many samples")
     axis.legend(frameon=False, fontsize=7)

@@ -12,6 +12,7 @@ from bench.kinds.kind import Cell, failure, get_kind
 from bench.metrics.metric import get_metric
 from bench.problems.problem import Problem, get_problem
 from bench.record import CellSpec, Status
+from bench.references import kept_in
 from bench.store import Store
 from pretrained import provenance
 from pretrained.published import MissingCheckpointError
@@ -55,7 +56,8 @@ def run_cell(spec: CellSpec, store: Store) -> Path:
     if finished is not None and finished.status in SETTLED and finished.hashes == hashes:
         return store.record_path(spec)
     try:
-        record, samples = kind.measure(Cell(spec, problem, metrics, load_seconds))
+        with kept_in(store.folder / "references"):
+            record, samples = kind.measure(Cell(spec, problem, metrics, load_seconds))
     except Exception as error:
         record, samples = failure(spec, _status_of(error), str(error), traceback.format_exc()), None
     return store.write(record.model_copy(update={"hashes": hashes}), samples)

@@ -125,6 +125,9 @@ def likelihood(
     draws: Annotated[int, typer.Option(min=1, help="dequantisations of an image")] = 2,
     probes: Annotated[int, typer.Option(min=1, help="Hutchinson probes of a draw")] = 2,
     law: Annotated[str, typer.Option(help="of the probes: rademacher or gaussian")] = "rademacher",
+    dequantisation: Annotated[
+        str, typer.Option(help="uniform, variational, or name or card (.yaml) of a dequantiser")
+    ] = "uniform",
     seed: Annotated[int, typer.Option(min=0, help="of dequantisation and probes")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="images solved at once")] = 256,
     folder: Annotated[Path | None, typer.Option(help="of a checkpoint trained here")] = None,
@@ -139,7 +142,7 @@ def likelihood(
     _load_plugins(plugin)
     where = resolve_device(device)
     size = (n, draws, probes, batch_size)
-    values = bits_of(checkpoint, data, solver, nfe, grid, size, law, seed, where, folder)
+    values = bits_of(checkpoint, data, solver, nfe, grid, size, law, seed, where, folder, dequantisation)
     if as_json:
         sys.stdout.write(json.dumps(values, indent=1) + "\n")
         return
@@ -205,10 +208,10 @@ def evaluate(
     amount = Amount(n, images, draws, probes, seed, batch_size)
     found, picture = measure(checkpoint, amount, resolve_device(device), folder, statistics)
     if write:
-        written = write_evaluation(checkpoint, found, picture, folder)
+        written = list(write_evaluation(checkpoint, found, picture, folder))
     else:
         out_folder.mkdir(parents=True, exist_ok=True)
-        written = (out_folder / f"{Path(checkpoint).name}.png",)
+        written = [out_folder / f"{Path(checkpoint).name}.png"]
         write_atomically(written[0], picture)
     if as_json:
         sys.stdout.write(json.dumps(found.model_dump(mode="json"), indent=1) + "\n")

@@ -150,12 +150,15 @@ def _changes_of(before: list[pd.DataFrame], after: list[pd.DataFrame]) -> Iterat
     means = estimate(first).mean, estimate(second).mean
     found, p = p_values(difference, *means)
     for k, (one, two) in enumerate(zip(before, after, strict=True)):
-        if any(part.value.isna().all() and (part.status == "done").all() for part in (one, two)):
+        blank = [part.value.isna().all() for part in (one, two)]
+        if all(blank) and any((part.status == "done").all() for part in (one, two)):
             # The metric does not apply.
             continue
         reason, verdict = _failures(one, two)
         if reason is None and not np.isfinite(difference.values[k]).any():
             reason = next(iter([*one.reason.dropna(), *two.reason.dropna()]), "cells of different n")
+            if any(blank):
+                reason = f"no value in {'A' if blank[0] else 'B'}: {reason}"
         yield Change(
             {name: _plain(one[name].iloc[0]) for name in POINT},
             len(one),

@@ -6,38 +6,29 @@ and bits/dim of held-out images by the converged solve.
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from bench.environment import ROOT, now
-from bench.feature_statistics import FeatureStatistics, images_of, load_statistics, shipped_statistics
+from bench.converged_samples import SPLIT, diverged, draw_samples
+from bench.environment import ROOT
+from bench.feature_statistics import load_statistics, shipped_statistics
 from bench.image_model import CheckpointModel
 from bench.likelihood import CONVERGED, Plan, grid_upwards, image_likelihood
-from bench.metrics.converged import LOOSE, SOLVER
-from bench.metrics.extractors import Extractor
-from bench.metrics.features import CLIPPED, clipped_share
+from bench.metrics.features import clipped_share
 from bench.metrics.frechet import check_number
 from bench.metrics.metric import measured
-from bench.metrics.wasserstein import moments_of, squared_w2_of_moments
-from bench.record import MetricValue
+from bench.reference_distance import distance_of
 from bench.sample_grid import picture, rows_of
 from bench.tables import number
 from pretrained import provenance, zoo
 from pretrained.card import DataSettings, ScoreCard, dump_card, load_card
 from pretrained.data import quantise
-from pretrained.evaluation import Bits, Distance, Evaluation, Sampling
+from pretrained.evaluation import Bits, Evaluation, Sampling
 from pretrained.machine import machine_on
-from pretrained.networks.settings import UNetSettings
-from solvers.errors import DivergenceError, UsageError
-from solvers.grids import make_grid
-from solvers.process import Network, ReverseProcess
+from solvers.errors import UsageError
 from solvers.registry import get_solver
-from solvers.solver import integrate
 
-SPLIT, OTHER = "test", "train"
 # Solver of the likelihoods.
 LIKELIHOOD_SOLVER = "torchdiffeq"
 
@@ -65,23 +56,6 @@ class Amount:
 
 # Without a reference, and of the likelihood's images.
 FEW, MOST = 100, 1000
-
-
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """Samples of the converged flow.
-
-    Attributes:
-        states: (n, ...), on the CPU.
-        labels: the classes that the network was given, (n,); None for any class.
-        evaluations: of the network a sample, counted.
-        seconds: of the solves.
-    """
-
-    states: Tensor
-    labels: Tensor | None
-    evaluations: float
-    seconds: float
 
 
 def evaluate(
@@ -126,8 +100,8 @@ def evaluate(
         commit=commit,
         dirty=dirty,
         sampling=Sampling(
-            solver=SOLVER,
-            tolerance=LOOSE,
+            solver=samples.solver,
+            tolerance=samples.tolerance,
             classes="any" if samples.labels is None else "held-out",
             n=n,
             seed=amount.seed,
@@ -142,115 +116,6 @@ def evaluate(
     return found, content
 
 
-def draw_samples(model: CheckpointModel, data: DataSettings, n: int, seed: int, batch_size: int) -> Samples:
-    """Samples at t_min by the converged flow, in batches; of a conditional network, of the held-out classes.
-
-    A batch is of one class: an adaptive solver shows the network those of its samples that go on.
-
-    Raises:
-        UsageError: one is not finite.
-    """
-    labels = _labels(model, data, n)
-    network, sde = model.checkpoint.network, model.sde
-    starts = sde.prior_sample(model.normals(n, seed).normal("prior"))
-    solver, ts = get_solver(SOLVER, rtol=LOOSE, atol=LOOSE), make_grid("uniform", sde, 1)
-    states, rows, began = torch.empty_like(starts, device="cpu"), 0, now(model.device)
-    for label in (None,) if labels is None else labels.unique().tolist():
-        own = torch.arange(n) if labels is None else (labels == label).nonzero()[:, 0]
-        asked: Network = network if label is None else partial(_of_class, network, label)
-        for part in own.split(batch_size):
-            process = ReverseProcess(sde, asked, model.checkpoint.parametrisation)
-            try:
-                states[part] = integrate(solver, process, starts[part.to(model.device)], ts).cpu()
-            except DivergenceError as error:
-                raise _diverged(model, str(error)) from error
-            rows += process.evaluations.rows
-    seconds = now(model.device) - began
-    if not bool(states.isfinite().all()):
-        raise _diverged(model, f"{int((~states.flatten(1).isfinite().all(1)).sum())} of {n} samples that are not")
-    return Samples(states, labels, rows / n, seconds)
-
-
-def _diverged(model: CheckpointModel, what: str) -> UsageError:
-    rule = f"the converged flow of {model.name} stays finite"
-    return UsageError("evaluate", rule, what, "Train the network anew")
-
-
-def _of_class(network: torch.nn.Module, label: int, x: Tensor, t: Tensor) -> Tensor:
-    answer: Tensor = network(x, t, torch.full((len(x),), label, device=x.device))
-    return answer
-
-
-def _labels(model: CheckpointModel, data: DataSettings, n: int) -> Tensor | None:
-    """Classes of the held-out images in their order, again from the first where there are fewer than n."""
-    card = model.checkpoint.card
-    settings = card.network if isinstance(card, ScoreCard) else None
-    if not (isinstance(settings, UNetSettings) and settings.class_conditional):
-        return None
-    labels = data.build().load(SPLIT).labels
-    return labels[torch.arange(n) % len(labels)]
-
-
-def distance_of(
-    levels: Tensor,
-    data: DataSettings,
-    reference: FeatureStatistics,
-    extractor: Extractor,
-    seed: int,
-    outside: float = 0.0,
-) -> Distance:
-    """Fréchet distance of images (n, ...) from the reference, and of as many real ones of the other split.
-
-    Args:
-        levels: images, uint8.
-        data: theirs.
-        reference: moments of the reference's features.
-        extractor: of those features.
-        seed: that chooses the real images.
-        outside: share of the samples' values beyond the data's range.
-    """
-    n, about = len(levels), reference.about
-    value = _frechet(levels, reference, extractor)
-    floor = _floor(data, n, seed, reference, extractor)
-    flags = [check_number(min(n, about.n), about.features)]
-    flags.append(f"{outside:.0%} of all values lay outside the data's range" if outside > CLIPPED else None)
-    flags.append(f"no floor: fewer than {n} other images" if floor is None else None)
-    assert value.value is not None
-    assert value.standard_error is not None
-    return Distance(
-        value=value.value,
-        standard_error=value.standard_error,
-        floor=floor.value if floor else None,
-        floor_error=floor.standard_error if floor else None,
-        n=n,
-        features=about.features,
-        extractor=about.extractor,
-        extractor_sha256=about.extractor_sha256,
-        reference=f"{about.data.name}, {about.split}",
-        reference_n=about.n,
-        reference_sha256=reference.sha256,
-        flag="; ".join(filter(None, flags)) or None,
-    )
-
-
-def _frechet(levels: Tensor, reference: FeatureStatistics, extractor: Extractor) -> MetricValue:
-    """The distance; its standard error is of these images, the reference held fixed."""
-    moments = reference.mean, reference.cov
-    features = extractor(levels)[extractor.layers[0]]
-    return measured(lambda kept: squared_w2_of_moments(moments_of(kept), moments), features)
-
-
-def _floor(
-    data: DataSettings, n: int, seed: int, reference: FeatureStatistics, extractor: Extractor
-) -> MetricValue | None:
-    split = OTHER if reference.about.split == SPLIT else SPLIT
-    values = images_of(data, split).values
-    if len(values) < n:
-        return None
-    chosen = torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))[:n]
-    return _frechet(values[chosen], reference, extractor)
-
-
 def bits_of(model: CheckpointModel, amount: Amount) -> Bits:
     """Bits/dim of the first held-out images by the converged solve; its standard error is over images."""
     n = amount.images or min(model.size, MOST)
@@ -258,7 +123,7 @@ def bits_of(model: CheckpointModel, amount: Amount) -> Bits:
     solver = get_solver(LIKELIHOOD_SOLVER, **CONVERGED)
     solve = image_likelihood(model, solver, grid_upwards("uniform", model.sde, 1), plan)
     if not bool(solve.bits.isfinite().all()):
-        raise _diverged(model, "bits/dim that are not")
+        raise diverged(model, "bits/dim that are not")
     value = measured(lambda kept: float(kept.mean()), solve.bits.mean((1, 2)))
     assert value.value is not None
     assert value.standard_error is not None

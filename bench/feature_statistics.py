@@ -128,8 +128,8 @@ def save_statistics(statistics: FeatureStatistics, path: Path) -> None:
         raise UsageError("statistics", f"the file's name ends in {SUFFIX}", str(path), f"E.g. {path.stem}{SUFFIX}")
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
-    arrays = {"mean": statistics.mean.numpy(), "cov": statistics.cov.numpy()}
-    np.savez(buffer, about=np.array(_text(statistics.about)), sha256=np.array(statistics.sha256), **arrays)
+    about, sha256 = np.array(_text(statistics.about)), np.array(statistics.sha256)
+    np.savez(buffer, about=about, sha256=sha256, mean=statistics.mean.numpy(), cov=statistics.cov.numpy())
     provenance.write_atomically(path, buffer.getbuffer())
 
 

@@ -22,6 +22,11 @@ class ImageModel(Protocol):
     device: torch.device
     scale: float
     offset: float
+    shape: tuple[int, ...]
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Hash of the network's weights, by its name."""
 
     @property
     def levels(self) -> int:
@@ -64,8 +69,14 @@ class CheckpointModel:
             raise UsageError(f"checkpoint {name}", "its data are images with levels", data.name, "Take another one")
         self.levels = self.checkpoint.levels
         self.scale, self.offset = data.scale, data.offset
+        self.shape = self.checkpoint.shape
         data_set = data.build() if isinstance(data, StateSettings) else get_data_set(data.name)
         self._values = {part: data_set.load(part).values for part in {split, "train"}}
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Hash of the network's weights."""
+        return {self.name: self.checkpoint.sha256}
 
     @property
     def size(self) -> int:
@@ -78,7 +89,7 @@ class CheckpointModel:
 
     def normals(self, n: int, seed: int, first: int = 0) -> Normals:
         """Addressed normals of images first ... first + n - 1."""
-        return Normals(seed, (n, *self.checkpoint.shape), first=first, device=self.device)
+        return Normals(seed, (n, *self.shape), first=first, device=self.device)
 
     def reference(self, n: int, seed: int, draw: int) -> Tensor:
         """The first n images of the split, or for draw 1 of the training images."""

@@ -3,16 +3,20 @@
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.environment import now
 from bench.image_model import ImageModel
+from bench.references import kept
 from pretrained.data import dequantise
+from pretrained.zoo import DequantisingFlow
 from solvers.bound import variational_bound
 from solvers.density_errors import mixture_log_density, prior_mismatch, smoothing
 from solvers.divergence import Hutchinson, Law, make_probes
+from solvers.errors import UsageError
 from solvers.grids import make_grid
 from solvers.likelihood import bits_per_dim, log_density
 from solvers.process import Evaluations
@@ -22,7 +26,7 @@ from solvers.solver import Solver
 
 # The converged solve that a solver's error is measured against. On the digits network it lies within 1e-5 bits/dim of
 # an image's value in double precision at 1e-8.
-CONVERGED = {"method": "dopri5", "rtol": 1e-6, "atol": 1e-6}
+CONVERGED: dict[str, Any] = {"method": "dopri5", "rtol": 1e-6, "atol": 1e-6}
 # Training images that stand for the law at t_max.
 POINTS = 500
 # Times of the variational bound, a sample.
@@ -40,6 +44,7 @@ class Plan:
         law: of the probes.
         seed: of dequantisation and probes.
         batch_size: images solved at once, each with all its draws; None for all.
+        dequantiser: that the images are dequantised by; None for uniform dequantisation.
     """
 
     n: int
@@ -48,6 +53,7 @@ class Plan:
     law: Law = "rademacher"
     seed: int = 0
     batch_size: int | None = None
+    dequantiser: DequantisingFlow | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +63,7 @@ class ImageSolve:
     Attributes:
         bits: bits/dim by image, draw and probe, (n, draws, probes), float64, on the CPU.
         x: the dequantised images, (n * draws, ...), draw by draw.
+        log_q: log-density of the dequantisation, nats, (n * draws,); zero where it is uniform.
         end: states at t_max, shape of x.
         evaluations: counted, one entry a batch.
         seconds: of the solves alone.
@@ -64,6 +71,7 @@ class ImageSolve:
 
     bits: Tensor
     x: Tensor
+    log_q: Tensor
     end: Tensor
     evaluations: list[Evaluations]
     seconds: float
@@ -99,11 +107,21 @@ def grid_upwards(grid: str, sde: ForwardSDE, steps: int) -> Tensor:
 
 def dequantised(model: ImageModel, plan: Plan, draw: int, first: int = 0, n: int | None = None) -> Tensor:
     """States x_0 of images first ... first + n - 1 in a draw of the dequantisation."""
+    return dequantisation(model, plan, draw, first, n)[0]
+
+
+def dequantisation(
+    model: ImageModel, plan: Plan, draw: int, first: int = 0, n: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """These states, and log q(u | k) of the u in [0, 1)^D that they were made with, nats, (n,), float64."""
     n = plan.n - first if n is None else n
     values = model.reference(first + n, plan.seed, 0)[first:].to(model.device)
     # A unit normal's distribution function makes it the uniform that dequantises.
     uniform = torch.special.ndtr(model.normals(n, plan.seed, first).normal(_stream("dequantisation", draw)))
-    return model.scale * dequantise(values, model.levels, uniform) + model.offset
+    log_q = torch.zeros(n, dtype=torch.float64, device=model.device)
+    if plan.dequantiser is not None:
+        uniform, log_q = plan.dequantiser.network(values, uniform)
+    return model.scale * dequantise(values, model.levels, uniform) + model.offset, log_q.double()
 
 
 def image_probes(model: ImageModel, plan: Plan, draw: int, first: int, n: int) -> Tensor:
@@ -116,6 +134,8 @@ def image_probes(model: ImageModel, plan: Plan, draw: int, first: int, n: int) -
 def image_likelihood(model: ImageModel, solver: Solver, ts: Tensor, plan: Plan) -> ImageSolve:
     """Bits/dim of each image, draw and probe by one solver; draws and probes are the same for every solver.
 
+    The mean over a dequantiser's draws is of -log2 p(x) + log2 q(u | k), an upper bound on -log2 P(k) for every q.
+
     Args:
         model: score model and data.
         solver: an ODE solver.
@@ -123,37 +143,60 @@ def image_likelihood(model: ImageModel, solver: Solver, ts: Tensor, plan: Plan) 
         plan: images, draws and probes.
 
     Raises:
-        UsageError: the solver is stochastic, or there are fewer images.
+        UsageError: the solver is stochastic, there are fewer images, or one has a level that the model does not know.
     """
+    largest = int(model.reference(plan.n, plan.seed, 0).max())
+    if largest >= model.levels:
+        todo = "Take a model of these data, or mend its levels"
+        raise UsageError("likelihood", f"images hold levels 0 to {model.levels - 1}", largest, todo)
     size = plan.n if plan.batch_size is None else plan.batch_size
-    bits, states, ends, evaluations, seconds = [], [], [], [], 0.0
+    bits, states, densities, ends, evaluations, seconds = [], [], [], [], [], 0.0
     for first in range(0, plan.n, size):
         n = min(size, plan.n - first)
-        x = torch.cat([dequantised(model, plan, draw, first, n) for draw in range(plan.draws)])
+        drawn = [dequantisation(model, plan, draw, first, n) for draw in range(plan.draws)]
+        x, log_q = (torch.cat(parts) for parts in zip(*drawn, strict=True))
         probes = torch.cat([image_probes(model, plan, draw, first, n) for draw in range(plan.draws)], 1)
         process = model.process()
         began = now(model.device)
         found = log_density(solver, process, x, ts, Hutchinson(probes))
         seconds += now(model.device) - began
-        own = bits_per_dim(found.by_probe.double(), x[0].numel(), model.levels, model.scale).cpu()
+        bound = found.by_probe.double() - log_q[:, None]
+        own = bits_per_dim(bound, x[0].numel(), model.levels, model.scale).cpu()
         bits.append(own.view(plan.draws, n, plan.probes).transpose(0, 1))
         states.append(x.view(plan.draws, n, *x.shape[1:]))
+        densities.append(log_q.view(plan.draws, n))
         ends.append(found.end.view(plan.draws, n, *x.shape[1:]))
         evaluations.append(process.evaluations)
     x, end = torch.cat(states, 1).flatten(0, 1), torch.cat(ends, 1).flatten(0, 1)
-    return ImageSolve(torch.cat(bits), x, end, evaluations, seconds)
+    return ImageSolve(torch.cat(bits), x, torch.cat(densities, 1).flatten(), end, evaluations, seconds)
 
 
 @lru_cache(maxsize=8)
 def converged(model: ImageModel, plan: Plan) -> Converged:
     """The converged solve, and what a solve misses at both ends of time."""
+    states = torch.cat([dequantised(model, plan, draw) for draw in range(plan.draws)])
+    points = model.scale * (model.reference(POINTS, plan.seed, 1).double() + 0.5) / model.levels + model.offset
+    flow = plan.dequantiser
+    facts = {
+        "hashes": model.hashes,
+        "model": [repr(model.sde), model.scale, model.offset, model.levels],
+        "plan": {**vars(plan), "dequantiser": flow and flow.sha256},
+        "settings": [CONVERGED, BOUND_DRAWS],
+    }
+    inputs = {"states": states, "points": points}
+    found = kept("likelihood", inputs, facts, lambda: _converged(model, plan, points))
+    return Converged(found["bits"], float(found["prior"]), float(found["smoothing"]), found["bound"])
+
+
+def _converged(model: ImageModel, plan: Plan, points: Tensor) -> dict[str, Tensor]:
+    """The fields of :class:`Converged`."""
     sde = model.sde
     solve = image_likelihood(model, get_solver("torchdiffeq", **CONVERGED), grid_upwards("uniform", sde, 1), plan)
-    points = model.scale * (model.reference(POINTS, plan.seed, 1).double() + 0.5) / model.levels + model.offset
     law = mixture_log_density(solve.end, points.to(model.device), sde, sde.t_max)
     nats = solve.x[0].numel() * math.log(2)
     per_draw, size = [], plan.n if plan.batch_size is None else plan.batch_size
     bounds = []
+    log_q = solve.log_q.view(plan.draws, plan.n)
     for draw, x in enumerate(solve.x.view(plan.draws, plan.n, *solve.x.shape[1:])):
         for first in range(0, plan.n, size):
             part = x[first : first + size]
@@ -161,13 +204,14 @@ def converged(model: ImageModel, plan: Plan) -> Converged:
             per_draw.append(smoothing(model.process(), part, sde.t_min_likelihood, probes))
             normals = model.normals(len(part), plan.seed + draw, first)
             bound = variational_bound(model.process(), part, normals, BOUND_DRAWS, model.scale / model.levels)
+            bound = bound + log_q[draw, first : first + size]
             bounds.append(bits_per_dim(-bound, x[0].numel(), model.levels, model.scale).cpu())
-    return Converged(
-        bits=solve.bits,
-        prior=-float(prior_mismatch(sde, solve.end, law).mean()) / nats,
-        smoothing=-float(torch.cat(per_draw).mean()) / nats,
-        bound=torch.cat(bounds).view(plan.draws, plan.n).T,
-    )
+    return {
+        "bits": solve.bits,
+        "prior": -prior_mismatch(sde, solve.end, law).mean() / nats,
+        "smoothing": -torch.cat(per_draw).mean() / nats,
+        "bound": torch.cat(bounds).view(plan.draws, plan.n).T,
+    }
 
 
 def probe_error(bits: Tensor) -> float | None:

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import torch
 
+from bench.dequantisation import UNIFORM, dequantiser_of
 from bench.image_model import CheckpointModel
 from bench.likelihood import Plan, converged, grid_upwards, image_likelihood
 from bench.metrics import bits_per_dim
@@ -36,6 +37,7 @@ def bits_of(
     seed: int,
     device: torch.device,
     folder: Path | None = None,
+    dequantisation: str = UNIFORM,
 ) -> dict[str, dict[str, Any]]:
     """Every metric of a likelihood solve, then what it cost, each with ``label | value | error | unit | reason``.
 
@@ -50,14 +52,17 @@ def bits_of(
         seed: of dequantisation and probes.
         device: where it is solved.
         folder: of a checkpoint trained here.
+        dequantisation: see :func:`bench.dequantisation.dequantiser_of`.
 
     Raises:
-        UsageError: an unknown name or law, a stochastic solver, too small a budget, or fewer images than asked for.
+        UsageError: an unknown name or law, a dequantiser of other images,
+            a stochastic solver, too small a budget, or fewer images than asked for.
     """
     chosen = parse_solver(solver)
     model = CheckpointModel(checkpoint, split, device, folder)
     n, draws, probes, batch = size
-    plan = Plan(n or model.size, draws, probes, cast(Law, law), seed, batch)
+    flow = dequantiser_of(dequantisation, model, folder)
+    plan = Plan(n or model.size, draws, probes, cast(Law, law), seed, batch, flow)
     steps = chosen.steps_for(nfe) if isinstance(chosen, FixedStepSolver) else None
     solve = image_likelihood(model, chosen, grid_upwards(grid if steps else "uniform", model.sde, steps or 1), plan)
     if not bool(solve.bits.isfinite().all()):

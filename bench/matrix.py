@@ -7,10 +7,12 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from bench.dequantisation import UNIFORM, VARIATIONAL
 from bench.kinds.kind import kind_classes
 from bench.problems.problem import problem_classes
 from bench.recipe import Recipe
 from bench.record import CellSpec
+from pretrained.card import load_card, shipped_cards
 from pretrained.yaml_model import read_mapping, validate
 from solvers.errors import UsageError, unknown_name
 from solvers.grids import get_grid
@@ -74,11 +76,25 @@ class LikelihoodEntry(_Section):
         n: held-out images.
         draws: dequantisations of each.
         probes: Hutchinson probes of each of those.
+        dequantisation: ``variational`` for the dequantiser of the problem's checkpoint, or the name of one.
     """
 
     n: Annotated[int, Field(ge=2)]
     draws: PositiveInt = 2
     probes: PositiveInt = 2
+    dequantisation: str = UNIFORM
+
+    def asked(self) -> dict[str, Any]:
+        """The fields of a cell: uniform dequantisation goes without saying."""
+        return self.model_dump(exclude={"dequantisation"} if self.dequantisation == UNIFORM else None)
+
+    @field_validator("dequantisation")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        known = [UNIFORM, VARIATIONAL, *(card for card in shipped_cards() if load_card(card).kind == "dequantiser")]
+        if name not in known:
+            raise unknown_name("matrix", "dequantisation", name, known)
+        return name
 
 
 class ProblemEntry(_Asked):
@@ -123,7 +139,7 @@ class ProblemEntry(_Asked):
     def asked(self, kind: str) -> dict[str, Any]:
         """The fields of a cell that say what a kind of cell takes of the problem, and how much."""
         if kind == "likelihood":
-            return self.likelihood.model_dump() if self.likelihood else {"n": self.n}
+            return self.likelihood.asked() if self.likelihood else {"n": self.n}
         return {"n": self.n, **({"metrics": tuple(self.metrics)} if self.metrics else {})}
 
 

@@ -181,7 +181,9 @@ def _sample_grid(chosen: list[Record], problem: type[ImageProblem], store: Store
     )
     for line, ((solver, settings, grid), members) in zip(axes, sorted(rows.items()), strict=True):
         for axis, budget in zip(line, budgets, strict=True):
-            _strip(axis, _within(members, budget), problem, store)
+            # Adaptive rows have no budgets of their own.
+            none = "none within the budget" if members[0].spec.budget is None else "not run"
+            _strip(axis, _within(members, budget), problem, store, none)
         text = f"{solver} {settings}".strip() + f"\n{grid}"
         line[0].set_ylabel(text, rotation=0, ha="right", va="center", fontsize=7)
     for axis, budget in zip(axes[0], budgets, strict=True):
@@ -199,14 +201,14 @@ def _within(members: list[Record], budget: int) -> Record | None:
     return max(fitting, key=lambda r: r.cost.nfe if r.cost else 0) if fitting else None
 
 
-def _strip(axis: Axes, record: Record | None, problem: type[ImageProblem], store: Store) -> None:
+def _strip(axis: Axes, record: Record | None, problem: type[ImageProblem], store: Store, none: str) -> None:
     axis.set_xticks([])
     axis.set_yticks([])
     axis.grid(visible=False)
     sns.despine(ax=axis, left=True, bottom=True)
     samples = store.samples(record.spec) if record else None
     if samples is None:
-        text = "none within the budget" if record is None else "samples not kept"
+        text = none if record is None else "samples not kept"
         axis.text(0.5, 0.5, text, ha="center", va="center", fontsize=7, color="0.5", transform=axis.transAxes)
         return
     low, high = problem.ends()

@@ -32,9 +32,11 @@ def settings_text(solver: str, settings: dict[str, Any]) -> str:
     return ", ".join(f"{k}={v}" for k, v in shown.items())
 
 
-def row_text(solver: str, settings: dict[str, Any], last: str | None) -> str:
-    """What sets a row apart from the solver's defaults: its settings, and the last step where it was asked for."""
-    return ", ".join(filter(None, (settings_text(solver, settings), f"last step {last}" if last else "")))
+def row_text(solver: str, settings: dict[str, Any], last: str | None, dequantisation: str | None = None) -> str:
+    """What sets a row apart from the defaults: settings, and last step or dequantisation where they were asked for."""
+    asked = {"last step": last, "dequantisation": dequantisation}
+    others = (f"{what} {value}" for what, value in asked.items() if value)
+    return ", ".join(filter(None, (settings_text(solver, settings), *others)))
 
 
 def long_table(records: Iterable[Record]) -> pd.DataFrame:
@@ -57,7 +59,7 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
             "problem": spec.problem,
             "kind": spec.kind,
             "solver": spec.solver,
-            "settings": row_text(spec.solver, spec.settings, spec.last),
+            "settings": row_text(spec.solver, spec.settings, spec.last, spec.dequantisation),
             "grid": spec.grid,
             "budget": spec.budget,
             "tolerance": spec.settings.get("rtol") if spec.budget is None else None,

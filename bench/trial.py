@@ -19,6 +19,11 @@ def last_step_of(solver: Solver) -> LastStep:
     return "mean" if solver.stochastic and not solver.adaptive else "keep"
 
 
+def evaluations_for_steps(budget: int, last: LastStep) -> int:
+    """What a cell's budget leaves to the grid: Tweedie's step is an evaluation too."""
+    return budget - (last == "tweedie")
+
+
 class Trial:
     """A solve on the common grid from the prior, watched at the network.
 

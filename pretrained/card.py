@@ -17,6 +17,7 @@ from pretrained.networks.labelled import PREDICTIONS
 from pretrained.networks.settings import (
     ClassifierSettings,
     Count,
+    DequantiserNetworkSettings,
     Fraction,
     NCSNppSettings,
     NoisyClassifierSettings,
@@ -127,6 +128,12 @@ class ScoreTrainingSettings(NoisyTrainingSettings):
         return _short(value)
 
 
+class DequantiserTrainingSettings(TrainingSettings):
+    """The loop with the solve that its loss differentiates: ``nfe`` evaluations of the score model."""
+
+    nfe: Count = 12
+
+
 def _short(value: Objective | TimeLaw) -> Any:
     """What has no settings is written as its name."""
     content = value.model_dump()
@@ -136,13 +143,14 @@ def _short(value: Objective | TimeLaw) -> Any:
 class TrainedOn(Section):
     """The data as the training saw them.
 
-    ``levels`` is their number L; values k were dequantised uniformly, (k + u)/L, with fresh u in every batch. Both are
-    missing for continuous values. ``sha256`` is of the values. ``source`` and ``licence`` are what the data set says.
+    ``levels`` is their number L; values k were dequantised, (k + u)/L, with fresh u in every batch, uniform or as the
+    network that was trained learned it. Both are missing for continuous values. ``sha256`` is of the values.
+    ``source`` and ``licence`` are what the data set says.
     """
 
     samples: int
     levels: int | None
-    dequantisation: Literal["uniform"] | None
+    dequantisation: Literal["uniform", "variational"] | None
     flip: bool
     sha256: str
     source: str | None = None
@@ -191,6 +199,17 @@ class NoisyClassifierResult(ClassifierResult):
     """
 
     noisy_accuracy: float
+
+
+class DequantiserResult(Result):
+    """Bits/dim of held-out images, see :func:`pretrained.dequantisation.held_out_bits`.
+
+    ``checkpoint_sha256`` is the hash of the score model's weights.
+    """
+
+    held_out_bits: float
+    uniform_bits: float
+    checkpoint_sha256: str
 
 
 class ScoreCard(Section):
@@ -299,11 +318,44 @@ class NoisyClassifierCard(Section):
         return self
 
 
-Card = ScoreCard | ClassifierCard | NoisyClassifierCard
-KINDS: dict[str, type[ScoreCard] | type[ClassifierCard] | type[NoisyClassifierCard]] = {
+class CheckpointSettings(Section):
+    """Name of a score model, see :func:`pretrained.zoo.load`; ``folder`` of one trained here, from where it is used."""
+
+    name: str
+    folder: str | None = None
+
+
+class DequantiserCard(Section):
+    """A flow that dequantises images for a score model."""
+
+    result_type: ClassVar[type[Result]] = DequantiserResult
+
+    name: str
+    kind: Literal["dequantiser"]
+    description: str
+    data: DataSettings
+    checkpoint: CheckpointSettings
+    network: DequantiserNetworkSettings
+    training: DequantiserTrainingSettings
+    result: DequantiserResult | None = None
+
+    @model_validator(mode="after")
+    def _takes_the_data(self) -> Self:
+        """Refuses data that the network or the loop does not take."""
+        data = self.data.build().spec
+        if data.levels is None:
+            rule = "a dequantiser takes images with levels"
+            raise UsageError(f"card {self.name}", rule, data.name, "Continuous values need none")
+        _check_data(self)
+        return self
+
+
+Card = ScoreCard | ClassifierCard | NoisyClassifierCard | DequantiserCard
+KINDS: dict[str, type[Card]] = {
     "score": ScoreCard,
     "classifier": ClassifierCard,
     "noisy_classifier": NoisyClassifierCard,
+    "dequantiser": DequantiserCard,
 }
 
 

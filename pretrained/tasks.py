@@ -1,5 +1,6 @@
 """What is trained: a network, the loss of a batch, and the figure that says how well it generalises."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -7,11 +8,12 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from pretrained.card import Card, ClassifierCard, NoisyClassifierCard, ScoreCard
+from pretrained.card import Card, ClassifierCard, DequantiserCard, NoisyClassifierCard, ScoreCard
 from pretrained.data import DataSpec, dequantise, draw_values
 from pretrained.networks.classifier import Classifier
 from pretrained.networks.conservative import Conservative
 from pretrained.networks.convnet import ConvNet
+from pretrained.networks.dequantiser import Dequantiser
 from pretrained.networks.direct import Direct
 from pretrained.networks.labelled import Labelled
 from pretrained.networks.mlp import MLP
@@ -38,8 +40,8 @@ class Task(Protocol):
     def loss(self, values: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Mean loss of a batch of levels (n, ...) and labels (n,), both on the network's device."""
 
-    def figure(self, network: nn.Module) -> dict[str, float]:
-        """The figure on the test split, under its key in the card's result."""
+    def figure(self, network: nn.Module) -> Mapping[str, float | str]:
+        """Figures on the test split, and what else the task knows, under their keys in the card's result."""
 
 
 def build_network(card: Card, data: DataSpec) -> nn.Module:
@@ -53,6 +55,9 @@ def build_network(card: Card, data: DataSpec) -> nn.Module:
     if isinstance(card, NoisyClassifierCard):
         settings = card.network.model_dump(exclude={"name"})
         return NoisyClassifier(data.shape, data.classes, card.sde.build(), **settings)
+    if isinstance(card, DequantiserCard):
+        assert data.levels is not None, "vectors are refused when the card is read"
+        return Dequantiser(data.shape, data.levels, **card.network.model_dump(exclude={"name"}))
     network, sde = card.network, card.sde.build()
     if isinstance(network, NCSNppSettings):
         return Labelled(NCSNpp(data.shape, network, _is_centred(card)), sde)
@@ -170,12 +175,21 @@ def _noisy(
 
 
 def build_task(card: Card, data: DataSpec, device: torch.device) -> Task:
-    """The task of a card, its network untrained and on ``device``."""
+    """The task of a card, its network untrained and on ``device``.
+
+    Raises:
+        UsageError: the score model that a dequantiser is for is not here, or its images are others.
+    """
     network = build_network(card, data).to(device)
     if isinstance(card, ClassifierCard):
         return ClassifierTask(card, network, data)
     if isinstance(card, NoisyClassifierCard):
         return NoisyClassifierTask(card, network, data)
+    if isinstance(card, DequantiserCard):
+        # Here: it reads a score model, and the zoo that holds those builds its networks by this module.
+        from pretrained.dequantisation import DequantiserTask
+
+        return DequantiserTask(card, network, data, device)
     return ScoreTask(card, network, data)
 
 

@@ -1,6 +1,6 @@
 """The checkpoints: ``load(name)`` gives a score model, ``load_features(name)`` a feature extractor.
 
-``load_classifier(name)`` gives a classifier of noisy states.
+``load_classifier(name)`` gives a classifier of noisy states, ``load_dequantiser(name)`` a flow that dequantises.
 
 ``load(name).under(sde)`` gives a score model under another process than the one it was trained under.
 
@@ -16,9 +16,19 @@ from safetensors.torch import load as parse_weights
 from torch import nn
 
 from pretrained import provenance
-from pretrained.card import CARDS, Card, ClassifierCard, NoisyClassifierCard, ScoreCard, load_card, shipped_cards
+from pretrained.card import (
+    CARDS,
+    Card,
+    ClassifierCard,
+    DequantiserCard,
+    NoisyClassifierCard,
+    ScoreCard,
+    load_card,
+    shipped_cards,
+)
 from pretrained.importers import diffusers, edm, song
 from pretrained.networks.classifier import Classifier
+from pretrained.networks.dequantiser import Dequantiser
 from pretrained.networks.noisy_classifier import NoisyClassifier
 from pretrained.networks.precondition import Preconditioned
 from pretrained.published import (
@@ -41,7 +51,12 @@ EDM_SUFFIX, SONG_SUFFIX = ".pkl", ".pth"
 # Of the images that imported networks were trained on: 8 bits a channel.
 LEVELS = 256
 # What loads a checkpoint, by the kind of its card.
-LOADERS = {"score": "load", "classifier": "load_features", "noisy_classifier": "load_classifier"}
+LOADERS = {
+    "score": "load",
+    "classifier": "load_features",
+    "noisy_classifier": "load_classifier",
+    "dequantiser": "load_dequantiser",
+}
 
 
 @dataclass(frozen=True)
@@ -110,6 +125,21 @@ class Guide:
     network: NoisyClassifier
     sde: ForwardSDE
     card: NoisyClassifierCard
+    sha256: str
+
+
+@dataclass(frozen=True, eq=False)
+class DequantisingFlow:
+    """A trained dequantiser.
+
+    Attributes:
+        network: in eval mode, frozen; ``network(levels, uniform)`` gives u and log q(u | levels).
+        card: how it was made, and for which score model.
+        sha256: hash of its weights' file.
+    """
+
+    network: Dequantiser
+    card: DequantiserCard
     sha256: str
 
 
@@ -190,6 +220,20 @@ def load_classifier(name: str, device: torch.device | str = "cpu", folder: Path 
     network, sha256 = _restore(card, weights, device)
     assert isinstance(network, NoisyClassifier)
     return Guide(network, card.sde.build(), card, sha256)
+
+
+def load_dequantiser(name: str, device: torch.device | str = "cpu", folder: Path | None = None) -> DequantisingFlow:
+    """A flow that dequantises; arguments as for :func:`load`.
+
+    Raises:
+        UsageError: no such checkpoint, it is no dequantiser, or its weights are not those of its card.
+    """
+    card, weights = _read(name, folder)
+    if not isinstance(card, DequantiserCard):
+        raise _wrong_kind("dequantiser", name, card)
+    network, sha256 = _restore(card, weights, device)
+    assert isinstance(network, Dequantiser)
+    return DequantisingFlow(network, card, sha256)
 
 
 def files(name: str, folder: Path | None = None) -> tuple[Path, Path]:

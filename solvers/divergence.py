@@ -47,6 +47,9 @@ class Product(Protocol):
 class Divergence(ABC):
     """A way to take the trace of the Jacobian of each sample's prediction."""
 
+    # Whether prediction and trace keep their graph, so that a solve with them can be differentiated.
+    differentiable: ClassVar[bool] = False
+
     @property
     @abstractmethod
     def columns(self) -> int:
@@ -144,6 +147,21 @@ class Hutchinson(Divergence):
     def at(self, rows: Tensor) -> Self:
         """With the probes of these samples."""
         return replace(self, probes=self.probes[:, rows])
+
+
+@dataclass(frozen=True, eq=False)
+class DifferentiableHutchinson(Hutchinson):
+    """The same in the graph of the states: its derivative is a second one of the network."""
+
+    differentiable: ClassVar[bool] = True
+
+    def trace(self, network: Prediction, x: Tensor, shift: Tensor | float) -> tuple[Tensor, Tensor]:
+        """See :meth:`Divergence.trace`."""
+        raw = network(x)
+        products = (torch.autograd.grad(raw, x, v, create_graph=True)[0] for v in self.probes)
+        forms = torch.stack([_dot(v, product) for v, product in zip(self.probes, products, strict=True)], 1)
+        excess = self.probes.square().flatten(2).sum(2).T - x[0].numel()
+        return raw, forms + _column(shift, forms) * excess
 
 
 @dataclass(frozen=True, eq=False)

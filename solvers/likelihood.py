@@ -147,7 +147,8 @@ def log_density(
         process: network and SDE; its evaluations and derivative passes are counted.
         x: data (n, ...), taken as states at ts[0].
         ts: increasing grid, from t_min_likelihood to t_max.
-        divergence: exact, or by probes of these n samples.
+        divergence: exact, or by probes of these n samples; one that is differentiable makes log p so in x, and x has
+            to require a gradient.
         terminal: log-density at ts[-1], (n, ...) to (n,); the prior's unless given.
 
     Raises:
@@ -160,7 +161,7 @@ def log_density(
     if start > end:
         raise UsageError("log_density", "the grid runs from t_min up to t_max", times, "Reverse it")
     joint = LogDetProcess(process, x.shape[1:], divergence)
-    pair = integrate(solver, joint, joint.enter(x), ts)
+    pair = integrate(solver, joint, joint.enter(x), ts, differentiable=divergence.differentiable)
     x_end = joint.state(pair)
     base = (terminal or process.sde.prior_log_prob)(x_end)
     return Likelihood(base[:, None] + joint.log_det(pair, start, end), x_end)

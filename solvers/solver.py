@@ -80,10 +80,14 @@ class FixedStepSolver(Solver):
     constrainable: ClassVar[bool] = True
 
     @property
+    def ramps(self) -> bool:
+        """Whether its order holds before the limit only: a multistep ODE method whose first steps have lower ones."""
+        return self.multistep and not self.stochastic and self.settings.get("start") == "ramp"
+
+    @property
     def limit_order(self) -> int | None:
-        """Order in the limit of small steps: at most 2 where a multistep ODE method ramps up to its order."""
-        ramps = self.multistep and not self.stochastic and self.settings.get("start") == "ramp"
-        return min(self.order, 2) if ramps and self.order is not None else self.order
+        """Order in the limit of small steps: at most 2 after a ramp."""
+        return min(self.order, 2) if self.ramps and self.order is not None else self.order
 
     @abstractmethod
     def nfe(self, steps: int) -> int:
@@ -142,6 +146,7 @@ def integrate(
     ts: Tensor,
     brownian: Brownian | None = None,
     last: LastStep = "keep",
+    differentiable: bool = False,
 ) -> Tensor:
     """Carry samples along a grid: the reverse SDE or the probability-flow ODE.
 
@@ -154,6 +159,7 @@ def integrate(
         last: ``keep`` the last state, take the last step's ``mean`` (no path increment in it), or follow it by a
             ``tweedie`` step to t = 0 (one more evaluation, counted). Adaptive stochastic solvers have no ``mean``.
             Under a constraint the last two end with the known part at its mean.
+        differentiable: keep the graph of the solve, for a loss of its end; its memory grows with the evaluations.
 
     Returns:
         States at ts[-1] (at 0 with ``tweedie``), shape of x.
@@ -180,7 +186,7 @@ def integrate(
         brownian = StoppedPath(brownian, times[-2])
     process.follow(times)
     announce(brownian, solver.path_times(process, times))
-    with torch.no_grad():
+    with torch.set_grad_enabled(differentiable):
         x = solver.solve(process, x, ts, brownian)
         if last == "tweedie":
             x = process.denoised(x, times[-1])

@@ -35,6 +35,15 @@ CLASSIFIER: dict[str, Any] = {
     "network": {"name": "classifier", "width": 4, "features": 16, "dropout": 0.1},
     "training": {"seed": 3, "steps": 60, "batch": 64, "learning_rate": 0.01, "warm_up": 5, "ema": 0.9},
 }
+DEQUANTISER: dict[str, Any] = {
+    "name": "tiny-dequantiser",
+    "kind": "dequantiser",
+    "description": "A dequantiser small enough for a test.",
+    "data": {"name": "digits"},
+    "checkpoint": {"name": "digits-vp"},
+    "network": {"name": "dequantiser", "width": 4, "couplings": 2},
+    "training": {"seed": 3, "steps": 3, "batch": 16, "learning_rate": 0.01, "warm_up": 2, "ema": 0.5, "nfe": 3},
+}
 
 
 def changed(content: dict[str, Any], **changes: Any) -> dict[str, Any]:

@@ -83,6 +83,14 @@ def test_failures_are_worse_and_their_end_is_better(tmp_path: Path) -> None:
     assert verdicts(same) == {"euler": "undecided", "heun": "undecided"}
 
 
+@pytest.mark.parametrize(("lost", "side"), [(0, "A"), (1, "B")])
+def test_a_value_that_one_run_alone_has_is_told(tmp_path: Path, lost: int, side: str) -> None:
+    runs = [three("euler", 1.0), [done("euler", "pathwise_rmse is not finite", seed) for seed in SEEDS]]
+    (change,) = compared(tmp_path, *(runs if lost else runs[::-1])).changes
+    assert (change.verdict, change.difference) == ("undecided", None)
+    assert change.reason == f"no value in {side}: pathwise_rmse is not finite"
+
+
 def test_only_matched_cells_are_compared_and_the_others_are_listed(tmp_path: Path) -> None:
     before = [*three("euler", 1.0), *three("heun", 1.0)]
     after = [done("euler", (2.0, 0.01), 0), done("euler", (9.0, 0.01), 7), *three("ddim", 1.0)]

@@ -14,15 +14,17 @@ from PIL import Image
 from test_likelihood_command import call as call
 from torch import Tensor, nn
 
+from bench import converged_samples, menus
 from bench import evaluate as evaluating
-from bench import menus
-from bench.evaluate import Amount, distance_of, draw_samples, evaluate, write_evaluation
+from bench.converged_samples import draw_samples
+from bench.evaluate import Amount, evaluate, write_evaluation
 from bench.feature_statistics import load_statistics, shipped_statistics
 from bench.image_model import CheckpointModel
 from bench.metrics.converged import converged_end
 from bench.metrics.extractors import get_extractor
 from bench.metrics.frechet import frechet
 from bench.problems.digits import Digits
+from bench.reference_distance import distance_of
 from bench.sample_grid import picture, rows_of
 from pretrained import provenance, zoo
 from pretrained.card import DataSettings, ScoreCard, load_card
@@ -40,7 +42,7 @@ DIGITS = DataSettings(name="digits")
 @pytest.fixture(autouse=True)
 def _coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Solves that take a test's time."""
-    monkeypatch.setattr(evaluating, "LOOSE", 1e-2)
+    monkeypatch.setattr(converged_samples, "LOOSE", 1e-2)
     monkeypatch.setattr(evaluating, "CONVERGED", {"method": "dopri5", "rtol": 1e-2, "atol": 1e-2})
 
 
@@ -189,7 +191,7 @@ def test_one_of_other_weights_is_not_shown_and_not_written(trained: Path, monkey
 def test_what_cannot_be_evaluated_is_told_before_anything_is_solved(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluating, "integrate", lambda *_: pytest.fail("it was solved"))
+    monkeypatch.setattr(converged_samples, "integrate", lambda *_: pytest.fail("it was solved"))
     for name, folder, n, text in (
         ("digits-features", None, None, "evaluate digits-features: .* a score model's; got 'classifier'. .*accuracy"),
         ("digits-classifier", None, None, "a score model's; got 'noisy_classifier'"),

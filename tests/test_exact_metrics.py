@@ -192,6 +192,16 @@ def test_w2_of_translations_permutations_and_blocks(monkeypatch: pytest.MonkeyPa
     assert assignment_w2(a, a.flip(0)) > 0.1, "blocks are paired each for itself"
 
 
+def test_w2_in_blocks_is_recorded_with_the_blocks_left_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.metrics.wasserstein.PAIRED", 10)
+    a, b = normal(40, 2) + 0.5, normal(40, 2, seed=1)
+    found, block = W2.measured(a, b), torch.arange(40) // 10
+    left = [assignment_w2(a[block != k], b[block != k]) for k in range(4)]
+    assert found.value == pytest.approx(assignment_w2(a, b), rel=1e-12)
+    assert found.replicates == pytest.approx(left, rel=1e-12)
+    assert found.standard_error == pytest.approx(math.sqrt(3 * np.var(left)), rel=1e-9)
+
+
 # Standard errors, away from zero.
 
 
@@ -254,6 +264,21 @@ def test_the_probed_law_ends_as_the_cell_does() -> None:
     _, var = probed_law(row("ancestral", problem))
     assert torch.equal(var, law_of(solver, problem, ts, "mean", prior_law(problem))[1])
     assert bool((var < law_of(solver, problem, ts, "keep", prior_law(problem))[1]).all())
+
+
+def test_the_step_to_zero_is_part_of_the_budget_and_of_the_law() -> None:
+    """Nine steps and Tweedie's in ten evaluations; the density pulled back is that of the same end."""
+    problem = Gaussian()
+    solver = get_solver("euler")
+    assert isinstance(solver, FixedStepSolver)
+    ended = row("euler", problem, n=500, budget=10, last="tweedie")
+    nine = law_of(solver, problem, make_grid("log_snr", problem.sde, 9), "tweedie", prior_law(problem))
+    torch.testing.assert_close(probed_law(ended), nine, rtol=0, atol=0)
+    closed, found = LawKl().measure(ended).value, FlowKl().measure(ended)
+    assert closed is not None
+    assert found.value is not None
+    assert found.standard_error is not None
+    assert abs(found.value - closed) < 4 * found.standard_error < 0.4 * closed
 
 
 def test_distances_of_laws_are_the_closed_forms() -> None:

@@ -13,6 +13,8 @@ from torch import Tensor
 from bench.metrics.discrepancy import EnergyDistance
 from bench.metrics.extractors import INCEPTION
 from bench.metrics.metric import BLOCKS, Outcome, get_metric, measured, metric_classes, replicates
+from bench.metrics.mode_weights import ModeWeights
+from bench.metrics.moments import MeanError
 from bench.metrics.pathwise import PathwiseRmse, root_mean_square
 from bench.metrics.wasserstein import GaussianW2, SlicedW2, gaussian_w2, sliced_w2
 from bench.problems.digits import Digits
@@ -99,6 +101,14 @@ def test_sliced_w2_of_a_scaling_in_the_plane() -> None:
 def test_sliced_w2_of_a_translation_in_eight_dimensions_is_about_its_share_of_a_direction() -> None:
     a = normal(50, 8)
     assert sliced_w2(a + 1, a) == pytest.approx(math.sqrt(8 / 8), rel=0.2)
+
+
+def test_sliced_w2_takes_64_unit_directions_spread_over_the_sphere() -> None:
+    """A unit translation along axis i comes to the mean of u_i^2: one over all axes, an eighth each, within 3.4 sd."""
+    a = normal(20, 8)
+    squares = [sliced_w2(a + axis, a) ** 2 for axis in torch.eye(8, dtype=torch.float64)]
+    assert sum(squares) == pytest.approx(1, rel=1e-12)
+    assert squares == pytest.approx([1 / 8] * 8, abs=3.4 * math.sqrt(14 / 640 / 64))
 
 
 def test_sliced_w2_sees_samples_as_sets() -> None:
@@ -207,7 +217,16 @@ def test_replicates_of_cells_of_a_seed_pair(metric: Any) -> None:
 # Floors.
 
 
-@pytest.mark.parametrize(("metric", "problem"), [(EnergyDistance, Gaussian()), (SlicedW2, Mixture2d())])
+@pytest.mark.parametrize(
+    ("metric", "problem"),
+    [
+        (EnergyDistance, Gaussian()),
+        (SlicedW2, Mixture2d()),
+        (MeanError, Gaussian()),
+        (GaussianW2, Gaussian()),
+        (ModeWeights, Mixture2d()),
+    ],
+)
 def test_floors_depend_on_number_and_seed_but_not_on_the_samples(metric: Any, problem: Problem) -> None:
     def floor(samples: Tensor, seed: int = 0) -> float:
         value = metric().evaluate(outcome(problem, samples, seed=seed)).floor

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bench import environment
+from bench.dequantisation import dequantiser_of
 from bench.kinds.kind import Cell, Kind, failure, register_kind
 from bench.kinds.sampling import BARE_CALLS, WARM_UP_SAMPLES, Solve, cost_of
 from bench.likelihood import Plan, converged, dequantised, grid_upwards, image_likelihood, image_probes
@@ -47,8 +48,8 @@ class Likelihood(Kind):
     """From data at t_min_likelihood up to t_max.
 
     On a problem whose density is known: n draws of the law at t_min_likelihood, the divergence and the law at t_max
-    exact. On images: the first n held-out ones, dequantised, with Rademacher probes; two draws of two probes each,
-    unless the cell says otherwise.
+    exact. On images: the first n held-out ones, uniformly dequantised, with Rademacher probes; two draws of two probes
+    each, unless the cell says otherwise.
     """
 
     key: ClassVar[str] = "likelihood"
@@ -123,13 +124,14 @@ def _has_images(problem: type[Problem]) -> bool:
     return issubclass(problem, ImageProblem)
 
 
-def _plan(spec: CellSpec) -> Plan:
+def _plan(spec: CellSpec, problem: Any) -> Plan:
     asked = {name: value for name in ("draws", "probes") if (value := getattr(spec, name)) is not None}
-    return Plan(n=spec.n, seed=spec.seed, batch_size=spec.batch_size, **asked)
+    flow = dequantiser_of(spec.dequantisation, problem)
+    return Plan(n=spec.n, seed=spec.seed, batch_size=spec.batch_size, dequantiser=flow, **asked)
 
 
 def _images(spec: CellSpec, problem: Any, solver: Solver, ts: Tensor) -> Found:
-    plan = _plan(spec)
+    plan = _plan(spec, problem)
     solve = image_likelihood(problem, solver, ts, plan)
 
     def outcome() -> Outcome:
@@ -159,7 +161,7 @@ def _bare_seconds(spec: CellSpec, problem: Any) -> list[float]:
     divergence: Divergence = ExactDivergence()
     x = problem.prior(n, spec.seed)
     if _has_images(type(problem)):
-        plan = _plan(spec)
+        plan = _plan(spec, problem)
         draws = range(plan.draws)
         x = torch.cat([dequantised(problem, plan, draw, 0, n) for draw in draws])
         divergence = Hutchinson(torch.cat([image_probes(problem, plan, draw, 0, n) for draw in draws], 1))

@@ -14,7 +14,7 @@ from bench.kinds.kind import Cell, Kind, failure, register_kind
 from bench.metrics.metric import Outcome
 from bench.problems.problem import Problem
 from bench.record import CellSpec, Cost, MetricValue, Record
-from bench.trial import last_step_of
+from bench.trial import evaluations_for_steps, last_step_of
 from solvers.errors import DivergenceError
 from solvers.grids import make_grid
 from solvers.process import Evaluations
@@ -58,8 +58,7 @@ class Sampling(Kind):
         steps = None
         if isinstance(solver, FixedStepSolver):
             assert spec.budget is not None
-            # Tweedie's step is an evaluation too.
-            least, most = solver.nfe(1), spec.budget - (last == "tweedie")
+            least, most = solver.nfe(1), evaluations_for_steps(spec.budget, last)
             if least > most:
                 reason = f"one step takes {least + spec.budget - most} evaluations, the budget is {spec.budget}"
                 return failure(spec, "skipped", reason), None

@@ -7,9 +7,11 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from bench.dequantisation import dequantiser_of
 from bench.likelihood import Converged, ImageSolve, dequantisation_error, probe_error
 from bench.metrics.metric import Metric, Outcome, measured, register_metric
-from bench.record import MetricValue
+from bench.problems.problem import ImageProblem, Problem
+from bench.record import CellSpec, MetricValue
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +31,12 @@ class BitsMetric(Metric):
     shared: ClassVar[bool] = True
     reference: ClassVar[str] = "Song et al. 2021, arXiv:2011.13456, sec. 4.3 and app. D.2"
 
+    def hashes(self, problem: Problem, spec: CellSpec) -> dict[str, str]:
+        if spec.dequantisation is None or not isinstance(problem, ImageProblem):
+            return {}
+        flow = dequantiser_of(spec.dequantisation, problem)
+        return {flow.card.name: flow.sha256} if flow else {}
+
     def evaluate(self, outcome: Outcome) -> MetricValue:
         if not isinstance(outcome, LikelihoodOutcome):
             return MetricValue(reason="a metric of cells of kind likelihood")
@@ -42,6 +50,9 @@ class BitsMetric(Metric):
 @register_metric
 class BitsPerDim(BitsMetric):
     """-log2 p(x)/D - log2(scale) + log2(L) of held-out images, uniformly dequantised, under the flow's density.
+
+    Where a dequantiser draws u, plus log2 q(u | levels)/D: for every q the mean is an upper bound on the levels' own
+    bits/dim, -log2 P/D.
 
     The cell's solver integrates state and log-determinant upwards from t_min_likelihood on its own grid at its own
     budget (or tolerance). The value is what that solve gives, not a bound: a coarse solve errs to either side, so it

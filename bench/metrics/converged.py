@@ -5,16 +5,18 @@ order is certified, at a tight tolerance and with a step size for each sample, i
 """
 
 import copy
+from collections.abc import Callable
 from functools import lru_cache
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from bench.metrics.metric import Metric, Outcome, register_metric
+from bench.metrics.metric import Metric, Outcome, register_metric, replicates
 from bench.metrics.pathwise import root_mean_square
 from bench.problems.problem import Problem
 from bench.record import MetricValue
+from bench.references import kept
 from solvers.grids import make_grid
 from solvers.registry import get_solver
 from solvers.solver import integrate
@@ -40,16 +42,31 @@ def converged_end(problem: Problem, x: Tensor, tolerance: float, dtype: torch.dt
 @lru_cache(maxsize=8)
 def converged_samples(problem: Problem, n: int, seed: int) -> Tensor:
     """The converged solve of a cell's starts, (n, ...), on the CPU."""
-    return converged_end(problem, problem.prior(n, seed), LOOSE, problem.dtype).cpu()
+    x = problem.prior(n, seed)
+    return _kept(problem, x, [LOOSE], lambda: {"ends": converged_end(problem, x, LOOSE, problem.dtype)})["ends"]
 
 
 @lru_cache(maxsize=8)
 def _tight(problem: Problem, n: int, seed: int) -> tuple[Tensor, float]:
     """Ends of the cell's first starts, float64, on the CPU; distance of some from those at ten times the tolerance."""
     x = problem.prior(n, seed)[:STARTS]
-    ends = converged_end(problem, x, TIGHT, torch.float64).cpu()
-    check = converged_end(problem, x[:CHECKS], CHECKED, torch.float64).cpu()
-    return ends, root_mean_square(check - ends[:CHECKS])[0]
+    tolerances = {"ends": (TIGHT, STARTS), "checks": (CHECKED, CHECKS)}
+
+    def compute() -> dict[str, Tensor]:
+        return {
+            name: converged_end(problem, x[:starts], tolerance, torch.float64)
+            for name, (tolerance, starts) in tolerances.items()
+        }
+
+    found = _kept(problem, x, [tolerances, "float64"], compute)
+    return found["ends"], root_mean_square(found["checks"] - found["ends"][:CHECKS])[0]
+
+
+def _kept(problem: Problem, x: Tensor, settings: object, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Ends of solves from starts x, on the CPU, kept with the run."""
+    facts = {"hashes": problem.hashes, "model": [problem.key, repr(problem.sde)], "settings": [SOLVER, settings]}
+    found = kept("trajectories", {"starts": x}, facts, compute)
+    return {name: tensor.cpu() for name, tensor in found.items()}
 
 
 @register_metric
@@ -65,11 +82,14 @@ class TrajectoryRmse(Metric):
     key: ClassVar[str] = "trajectory_rmse"
     label: ClassVar[str] = "RMS distance from the converged trajectory"
     unit: ClassVar[str] = "units of x"
+    resolves: ClassVar[bool] = True
     reference: ClassVar[str] = "global error of an ODE solver, Hairer, Nørsett & Wanner 1993, sec. II.3"
 
     def evaluate(self, outcome: Outcome) -> MetricValue:
         if outcome.solver.stochastic:
             return MetricValue(reason="not an ODE solver")
         ends, floor = _tight(outcome.problem, outcome.spec.n, outcome.spec.seed)
-        value, error = root_mean_square(outcome.samples[:STARTS].double() - ends)
-        return MetricValue(value=value, standard_error=error, floor=floor)
+        difference = outcome.samples[:STARTS].double() - ends
+        value, error = root_mean_square(difference)
+        left = replicates(lambda kept: root_mean_square(kept)[0], difference)
+        return MetricValue(value=value, standard_error=error, floor=floor, replicates=left)

@@ -9,9 +9,10 @@ from torch import Tensor
 from bench.metrics.metric import Metric, Outcome, register_metric
 from bench.problems.problem import FlowProblem
 from bench.record import MetricValue
+from bench.trial import evaluations_for_steps, last_step_of
 from solvers.errors import UsageError
 from solvers.grids import make_grid
-from solvers.solver import FixedStepSolver, integrate
+from solvers.solver import FixedStepSolver, LastStep, integrate
 
 # Starts that the mean is taken over, the cell's first.
 STARTS = 500
@@ -19,7 +20,9 @@ STARTS = 500
 STEP = 1e-4
 
 
-def log_determinant(solver: FixedStepSolver, problem: FlowProblem, x: Tensor, ts: Tensor) -> tuple[Tensor, Tensor]:
+def log_determinant(
+    solver: FixedStepSolver, problem: FlowProblem, x: Tensor, ts: Tensor, last: LastStep = "keep"
+) -> tuple[Tensor, Tensor]:
     """The map's ends of starts (n, d) and log |det dx_end/dx_start|, (n,), by central differences.
 
     Raises:
@@ -29,7 +32,7 @@ def log_determinant(solver: FixedStepSolver, problem: FlowProblem, x: Tensor, ts
     step = STEP * problem.sde.prior_std
     shift = step * torch.eye(dim, dtype=x.dtype, device=x.device)[:, None]
     starts = torch.cat([x[None], x + shift, x - shift]).reshape(-1, dim)
-    ends = integrate(solver, problem.process(), starts, ts).reshape(2 * dim + 1, n, dim)
+    ends = integrate(solver, problem.process(), starts, ts, None, last).reshape(2 * dim + 1, n, dim)
     jacobian = (ends[1 : dim + 1] - ends[dim + 1 :]).transpose(0, 1) / (2 * step)
     sign, log_det = torch.linalg.slogdet(jacobian)
     if not bool((sign > 0).all()):
@@ -69,9 +72,9 @@ class FlowKl(Metric):
         assert isinstance(problem, FlowProblem)
         x, t_max, t_min = problem.prior(spec.n, spec.seed)[:STARTS], problem.sde.t_max, problem.sde.t_min
         log_prior = problem.sde.prior_log_prob(x)
-        end, log_det = log_determinant(
-            solver, problem, x, make_grid(spec.grid, problem.sde, solver.steps_for(spec.budget))
-        )
+        last = spec.last or last_step_of(solver)
+        ts = make_grid(spec.grid, problem.sde, solver.steps_for(evaluations_for_steps(spec.budget, last)))
+        end, log_det = log_determinant(solver, problem, x, ts, last)
         terms = divergence_terms(problem.log_density(end, t_min) - (log_prior - log_det))
         floor = divergence_terms(problem.log_density(x, t_max) - log_prior)
         error = float(terms.std()) / math.sqrt(len(terms))

@@ -11,7 +11,7 @@ from bench.certify import is_affine, law_of
 from bench.metrics.metric import Metric, Outcome, register_metric
 from bench.problems.gaussian import Gaussian
 from bench.record import MetricValue
-from bench.trial import last_step_of
+from bench.trial import evaluations_for_steps, last_step_of
 from solvers.errors import UsageError
 from solvers.grids import make_grid
 from solvers.solver import FixedStepSolver
@@ -44,8 +44,9 @@ def probed_law(outcome: Outcome) -> Law:
         rule = "laws are probed of solvers affine in start and noise"
         raise UsageError("law", rule, solver.key, "Take metrics of samples")
     assert spec.budget is not None
-    ts = make_grid(spec.grid, problem.sde, solver.steps_for(spec.budget))
-    return law_of(solver, problem, ts, spec.last or last_step_of(solver), prior_law(problem))
+    last = spec.last or last_step_of(solver)
+    ts = make_grid(spec.grid, problem.sde, solver.steps_for(evaluations_for_steps(spec.budget, last)))
+    return law_of(solver, problem, ts, last, prior_law(problem))
 
 
 def law_w2(a: Law, b: Law) -> float:

@@ -78,9 +78,10 @@ def _memory(folder: Path) -> None:
 
 
 def _likelihood(folder: Path) -> None:
-    table = pd.concat([likelihood.measure(name) for name in likelihood.CHECKPOINTS], ignore_index=True)
-    peaks = pd.concat([likelihood.memory(name) for name in likelihood.CHECKPOINTS], ignore_index=True)
-    sizes = ", ".join(f"{name} {n}" for name, (_, n) in likelihood.CHECKPOINTS.items())
+    names = likelihood.trained()
+    table = pd.concat([likelihood.measure(name) for name in names], ignore_index=True)
+    peaks = pd.concat([likelihood.memory(name) for name in names], ignore_index=True)
+    sizes = ", ".join(f"{name} {likelihood.CHECKPOINTS[name][1]}" for name in names)
     text = (
         f"Bits/dim of images ({sizes}) with one probe each; error: mean |difference| from a solve in double precision "
         f"at 1e-8; median seconds of {likelihood.REPEATS} interleaved repeats, and over the reference procedure at "

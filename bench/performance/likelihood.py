@@ -25,6 +25,7 @@ from bench.image_model import CheckpointModel
 from bench.likelihood import Plan, dequantised, grid_upwards, image_probes
 from bench.performance.memory import LiveTensors
 from bench.performance.overhead import one_thread
+from pretrained.card import load_card
 from solvers.divergence import Hutchinson
 from solvers.likelihood import bits_per_dim, log_density
 from solvers.process import ReverseProcess
@@ -32,7 +33,7 @@ from solvers.registry import get_solver
 from solvers.solver import FixedStepSolver, Solver
 
 # Problem, its checkpoint and the images that are solved.
-CHECKPOINTS = {"digits": ("digits-vp", 16)}
+CHECKPOINTS = {"digits": ("digits-vp", 16), "fashion": ("fashion-edm", 4)}
 REPEATS = 3
 # The error that both sides have to keep, bits/dim, and what ours may take of the reference's time.
 ERROR = 1e-3
@@ -63,6 +64,11 @@ class Result(NamedTuple):
     bits: Tensor
     calls: int
     derivative_passes: int
+
+
+def trained() -> list[str]:
+    """The problems in :data:`CHECKPOINTS` whose networks are trained."""
+    return [name for name, (checkpoint, _) in CHECKPOINTS.items() if load_card(checkpoint).result is not None]
 
 
 def case_of(name: str) -> Case:

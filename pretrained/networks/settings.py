@@ -122,6 +122,14 @@ class NoisyClassifierSettings(Section):
     dropout: Fraction
 
 
+class DequantiserNetworkSettings(Section):
+    """See :class:`pretrained.networks.dequantiser.Dequantiser`."""
+
+    name: Literal["dequantiser"]
+    width: Count
+    couplings: Count
+
+
 ScoreNetworkSettings = Annotated[
     ConvNetSettings | MLPSettings | UNetSettings | NCSNppSettings, Field(discriminator="name")
 ]

@@ -2,13 +2,14 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from pretrained import provenance
-from pretrained.card import Card, ScoreCard, TrainedOn, dump_card, load_card, with_result
+from pretrained.card import Card, DequantiserCard, ScoreCard, TrainedOn, dump_card, load_card, with_result
 from pretrained.data import ImageData
 from pretrained.machine import machine_on
 from pretrained.tasks import Task
@@ -21,10 +22,11 @@ from solvers.errors import UsageError
 def describe(card: Card, data: ImageData) -> TrainedOn:
     """The record of the data that a run is trained on."""
     data_set = card.data.build()
+    law: Literal["uniform", "variational"] = "variational" if isinstance(card, DequantiserCard) else "uniform"
     return TrainedOn(
         samples=len(data.values),
         levels=data.levels,
-        dequantisation=None if data.levels is None else "uniform",
+        dequantisation=None if data.levels is None else law,
         flip=card.training.flip,
         sha256=provenance.sha256(data.values.numpy().tobytes()),
         source=data_set.source,
