@@ -201,11 +201,13 @@ def evaluate(
 ) -> None:
     """Converged samples of a score model, their Fréchet distance beside real images', bits/dim: for its card."""
     from bench.environment import resolve_device
-    from bench.evaluate import Amount, lines_of, write_evaluation
+    from bench.evaluate import Amount, lines_of, own_files, write_evaluation
     from bench.evaluate import evaluate as measure
     from pretrained.provenance import write_atomically
 
     amount = Amount(n, images, draws, probes, seed, batch_size)
+    if write:
+        own_files(checkpoint, folder)
     found, picture = measure(checkpoint, amount, resolve_device(device), folder, statistics)
     if write:
         written = list(write_evaluation(checkpoint, found, picture, folder))

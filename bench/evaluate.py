@@ -167,16 +167,25 @@ def lines_of(found: Evaluation) -> list[str]:
     return lines
 
 
+def own_files(name: str, folder: Path | None = None) -> tuple[Path, Path]:
+    """Card and weights of a checkpoint whose card holds an evaluation.
+
+    Raises:
+        UsageError: there is no such card: others published it.
+    """
+    if folder is None and name not in zoo.names():
+        rule = "cards that `train` wrote hold an evaluation"
+        raise UsageError(f"evaluate {name}", rule, name, "Leave out --write")
+    return zoo.files(name, folder)
+
+
 def write_evaluation(name: str, found: Evaluation, content: bytes, folder: Path | None = None) -> tuple[Path, Path]:
     """Writes the evaluation into the checkpoint's card, and the picture beside its weights; both paths.
 
     Raises:
         UsageError: its card is not one of ``train``'s, or the weights are no longer those that were measured.
     """
-    if folder is None and name not in zoo.names():
-        rule = "cards that `train` wrote hold an evaluation"
-        raise UsageError(f"evaluate {name}", rule, name, "Leave out --write")
-    path, weights = zoo.files(name, folder)
+    path, weights = own_files(name, folder)
     card = load_card(path)
     if not isinstance(card, ScoreCard) or card.result is None or card.result.sha256 != found.weights:
         rule = f"{path} holds the card of the weights that were measured, {found.weights}"

@@ -255,5 +255,10 @@ def test_the_commands(call: Call, trained: Path, tmp_path: Path) -> None:
     assert isinstance(written, ScoreCard)
     assert written.measured is not None
     assert written.measured.model_dump(mode="json") == found
+    code, _, err = call("evaluate", "cifar10-edm-vp", "--write")
+    assert (code, "cards that `train` wrote hold an evaluation; got 'cifar10-edm-vp'. Leave out --write" in err) == (
+        2,
+        True,
+    )
     code, _, err = call("evaluate", "digits-features")
     assert (code, "A classifier's accuracy was measured by its training" in err) == (2, True)
