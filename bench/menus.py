@@ -11,7 +11,7 @@ from bench.metrics.metric import metric_classes
 from bench.problems.problem import problem_classes
 from bench.tables import number
 from pretrained import zoo
-from pretrained.card import ClassifierCard, ClassifierResult, ScoreCard, load_card
+from pretrained.card import ClassifierResult, NoisyClassifierCard, ScoreCard, load_card
 from pretrained.data import DATA_SETS
 from pretrained.evaluation import Evaluation
 from pretrained.published import load_published_card, published_names
@@ -103,7 +103,7 @@ def checkpoints() -> Rows:
                 "name": name,
                 "kind": card.kind,
                 "data": card.data.name,
-                "SDE": None if isinstance(card, ClassifierCard) else card.sde.name,
+                "SDE": card.sde.name if isinstance(card, ScoreCard | NoisyClassifierCard) else None,
                 "parameters": result.parameters if result else None,
                 "steps": result.steps if result else None,
                 "final loss": round(result.final_loss, 4) if result else None,
