@@ -35,6 +35,7 @@ TELLING_FLOOR = 1e-4
 SDES: tuple[ForwardSDE, ...] = (VP(), EDM(), VE(), RectifiedFlow())
 
 _MULTISTEP = "diffusers:DPMSolverMultistepScheduler"
+_INVERSE = "diffusers:DPMSolverMultistepInverseScheduler"
 _SINGLESTEP = "diffusers:DPMSolverSinglestepScheduler"
 _EDM = "diffusers:EDMDPMSolverMultistepScheduler"
 _SA = "diffusers:SASolverScheduler?lower_order_final=false"
@@ -73,6 +74,7 @@ CASES: tuple[str, ...] = (
     *(f"diffusers:DEISMultistepScheduler?solver_order={k}" for k in (1, 2, 3)),
     *(f"{_MULTISTEP}?solver_order={k}&algorithm_type={kind}" for kind in _KINDS for k in (1, 2, 3)),
     f"{_MULTISTEP}?solver_order=2&solver_type=heun",
+    *(f"{_INVERSE}?solver_order={k}" for k in (1, 2, 3)),
     *(f"{_SINGLESTEP}?solver_order={k}" for k in (1, 2, 3)),
     f"{_SINGLESTEP}?solver_order=3&solver_type=heun",
     f"{_SINGLESTEP}?solver_order=3&algorithm_type=dpmsolver",

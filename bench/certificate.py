@@ -169,11 +169,11 @@ def _orders(solver: Solver, problem: FlowProblem, quick: bool) -> Iterator[tuple
         yield FALLS, lambda: (1.0, swept().worst, None, "pass" if swept().worst < 1 else "fail")
         yield AGAINST_EVALUATIONS, lambda: _order_found(swept().order)
     elif isinstance(solver, FixedStepSolver):
-        if solver.limit_order == solver.order:
-            yield ORDER, lambda: _order_found(order(solver, problem, quick=quick))
-        else:
+        ramped = solver.ramps and solver.limit_order != solver.order
+        if ramped:
             yield BEFORE, lambda: _before(solver, problem)
-            yield LIMIT, lambda: _order_found(order(solver, problem, quick=quick, declared=solver.limit_order))
+        claim = LIMIT if ramped else ORDER
+        yield claim, lambda: _order_found(order(solver, problem, quick=quick, declared=solver.limit_order))
 
 
 def _order_found(found: Any) -> Found:

@@ -16,6 +16,7 @@ from pretrained.zoo import DequantisingFlow
 from solvers.bound import variational_bound
 from solvers.density_errors import mixture_log_density, prior_mismatch, smoothing
 from solvers.divergence import Hutchinson, Law, make_probes
+from solvers.errors import UsageError
 from solvers.grids import make_grid
 from solvers.likelihood import bits_per_dim, log_density
 from solvers.process import Evaluations
@@ -142,8 +143,12 @@ def image_likelihood(model: ImageModel, solver: Solver, ts: Tensor, plan: Plan) 
         plan: images, draws and probes.
 
     Raises:
-        UsageError: the solver is stochastic, or there are fewer images.
+        UsageError: the solver is stochastic, there are fewer images, or one has a level that the model does not know.
     """
+    largest = int(model.reference(plan.n, plan.seed, 0).max())
+    if largest >= model.levels:
+        todo = "Take a model of these data, or mend its levels"
+        raise UsageError("likelihood", f"images hold levels 0 to {model.levels - 1}", largest, todo)
     size = plan.n if plan.batch_size is None else plan.batch_size
     bits, states, densities, ends, evaluations, seconds = [], [], [], [], [], 0.0
     for first in range(0, plan.n, size):

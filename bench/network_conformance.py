@@ -38,6 +38,6 @@ def network_conformance(checkpoint: Path, config: Path, vectors: Path) -> Result
         raise UsageError("conformance", f"{vectors} records a result", None, f"Known: {', '.join(RESULTS)}")
     model = song.load(checkpoint, settings)
     process = ReverseProcess(model.sde, model.network, model.parametrisation)
-    found = {"output": model.network.core(x, labels), "score": process.score(x, t)}
+    found = {"output": model.network.get_submodule("core")(x, labels), "score": process.score(x, t)}
     errors = (largest_error(found[name].double(), arrays[name].double()) for name in RESULTS if name in arrays)
     return judge(config.stem, max(errors), TOLERANCE)

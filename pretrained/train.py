@@ -67,6 +67,8 @@ def train(
     if finished is not None:
         return finished
     data = card.data.build().load("train")
+    # Looked at once the network is trained; what is wrong with it is told before.
+    card.data.build().load("test")
     with _writing(card.name, out):
         out.mkdir(parents=True, exist_ok=True)
         with _only_run(card.name, out):

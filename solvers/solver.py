@@ -80,10 +80,14 @@ class FixedStepSolver(Solver):
     constrainable: ClassVar[bool] = True
 
     @property
+    def ramps(self) -> bool:
+        """Whether its order holds before the limit only: a multistep ODE method whose first steps have lower ones."""
+        return self.multistep and not self.stochastic and self.settings.get("start") == "ramp"
+
+    @property
     def limit_order(self) -> int | None:
-        """Order in the limit of small steps: at most 2 where a multistep ODE method ramps up to its order."""
-        ramps = self.multistep and not self.stochastic and self.settings.get("start") == "ramp"
-        return min(self.order, 2) if ramps and self.order is not None else self.order
+        """Order in the limit of small steps: at most 2 after a ramp."""
+        return min(self.order, 2) if self.ramps and self.order is not None else self.order
 
     @abstractmethod
     def nfe(self, steps: int) -> int:

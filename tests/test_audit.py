@@ -237,6 +237,7 @@ def test_the_committed_audit_has_every_case_and_the_known_defects() -> None:
     assert list(rows) == list(CASES)
     known = {
         "diffusers:DPMSolverMultistepScheduler?solver_order=3&algorithm_type=dpmsolver++": "order 2, claimed 3",
+        "diffusers:DPMSolverMultistepInverseScheduler?solver_order=3": "order 2, claimed 3",
         "diffusers:EDMDPMSolverMultistepScheduler?solver_order=3": "order 2, claimed 3",
         "diffusers:IPNDMScheduler": "order 2, claimed 4",
         "azula:REABSampler?order=2": "order 1, claimed 2",

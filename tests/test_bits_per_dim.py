@@ -13,6 +13,7 @@ from torch import Tensor
 from bench.cell import load_problem
 from bench.kinds.likelihood import ERRORS_APART, IMAGE_METRICS
 from bench.likelihood import (
+    Converged,
     Plan,
     converged,
     dequantisation_error,
@@ -23,9 +24,12 @@ from bench.likelihood import (
     probe_error,
 )
 from bench.matrix import load_matrix
+from bench.metrics.bits_per_dim import BitsMetric
+from bench.metrics.log_density import DensityOutcome
 from bench.metrics.metric import Outcome, get_metric
 from bench.problems.digits import Digits
-from bench.record import Record
+from bench.problems.gaussian import Gaussian
+from bench.record import MetricValue, Record
 from pretrained.data import dequantise, load_data
 from solvers.errors import UsageError
 from solvers.process import ReverseProcess
@@ -124,6 +128,43 @@ def test_each_source_of_error_is_told_from_the_others() -> None:
     assert dequantisation_error(bits[:, :1]) is None
 
 
+def test_metrics_of_known_bits() -> None:
+    """Four images, two draws of two probes: values and standard errors written out."""
+    images = torch.tensor([1.0, 2.0, 4.0, 9.0], dtype=torch.float64)
+    off = torch.tensor([0.3, -0.1, 0.2, 0.4], dtype=torch.float64)
+    draws, probes = 0.01 * torch.tensor([[1.0], [-1.0]]), 0.002 * torch.tensor([1.0, -1.0])
+    bits = images[:, None, None] + draws + probes
+    bound = images[:, None] + torch.tensor([0.5, 0.7], dtype=torch.float64)
+    beside = Converged(bits=bits - off[:, None, None], prior=0.01, smoothing=-0.02, bound=bound)
+
+    def of(key: str) -> MetricValue:
+        metric = get_metric(key)
+        assert isinstance(metric, BitsMetric)
+        return metric.of(bits, beside)
+
+    whole, error, over = of("bits_per_dim"), of("bits_per_dim_error"), of("bits_bound")
+    assert (whole.value, whole.floor) == (pytest.approx(4), pytest.approx(4 - 0.2))
+    assert whole.standard_error == pytest.approx(float(images.std()) / 2), "of independent images"
+    assert error.value == pytest.approx(0.2), "errors of either sign cancel in the mean, which is what is reported"
+    assert error.standard_error == pytest.approx(float(off.std()) / 2)
+    assert (over.value, over.standard_error) == (pytest.approx(4.6), pytest.approx(float(images.std()) / 2))
+    # Two values +-d have the variance 2 d^2; sixteen solves, eight draws.
+    by_probes, by_draws = 0.002 * math.sqrt(2 / 16), 0.01 * math.sqrt(2 / 8)
+    assert of("bits_probe_error").value == pytest.approx(by_probes, rel=1e-5)
+    assert of("bits_dequantisation_error").value == pytest.approx(math.sqrt(by_draws**2 - by_probes**2), rel=1e-5)
+    assert (of("bits_prior_mismatch").value, of("bits_smoothing").value) == (0.01, -0.02)
+
+
+def test_the_error_of_a_known_log_density() -> None:
+    """Misses of 1, 1 and 4 nats in eight dimensions, either way: 2/(8 ln 2) bits/dim."""
+    exact, miss = torch.tensor([-3.0, -8.0, -5.0]).double(), torch.tensor([1.0, -1.0, 4.0]).double()
+    spec, problem = cell("euler", kind="likelihood", n=3), Gaussian()
+    outcome = DensityOutcome(spec, problem, get_solver("euler"), torch.zeros(3, 8), exact + miss, exact)
+    found = get_metric("log_density_error").evaluate(outcome)
+    assert found.value == pytest.approx(2 / (8 * math.log(2)))
+    assert found.standard_error == pytest.approx(float(miss.abs().std()) / math.sqrt(3) / (8 * math.log(2)))
+
+
 def test_a_cell_records_value_and_errors(white: Digits, tmp_path: Path) -> None:
     record = measured(tmp_path, budget=20)
     assert record.status == "done"
@@ -211,6 +252,12 @@ def test_metrics_of_likelihood_have_no_value_of_samples() -> None:
 def test_more_images_than_there_are_are_refused() -> None:
     with pytest.raises(UsageError, match="there are 599 test images; got 600"):
         image_likelihood(Digits(), get_solver("euler"), grid_upwards("log_snr", Digits().sde, 1), Plan(n=600))
+
+
+def test_levels_that_do_not_fit_the_images_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Digits, "levels", 16)
+    with pytest.raises(UsageError, match=r"likelihood: images hold levels 0 to 15; got 16\. Take a model"):
+        image_likelihood(Digits(), get_solver("euler"), grid_upwards("log_snr", Digits().sde, 1), Plan(n=4))
 
 
 def test_the_matrix_has_every_ode_solver() -> None:

@@ -4,7 +4,11 @@ from typing import Any
 
 import pytest
 
+from bench.certificate import get_problem_on
+from bench.certify import order
 from solvers.registry import get_solver, solver_names
+from solvers.sde import SDES
+from solvers.solver import FixedStepSolver
 
 NAMES = """
 euler_maruyama reverse_diffusion ancestral stochastic_heun dpmpp_sde dpmpp_2m_sde dpmpp_3m_sde sa_solver seeds_2
@@ -45,3 +49,32 @@ def test_the_catalogue_is_complete():
 @pytest.mark.parametrize(("name", "settings", "order"), ORDERS)
 def test_declared_orders(name: str, settings: dict[str, Any], order: int | None):
     assert get_solver(name, **settings).order == order
+
+
+# Settings that no certificate shows; those of orders from 3 on start by Runge–Kutta.
+RK: dict[str, Any] = {"start": "runge_kutta"}
+BESIDE: list[tuple[str, dict[str, Any], int]] = [
+    *(("unipc", {"predictor_order": p, "variant": "bh1", **RK}, p + 1) for p in (2, 3, 4)),
+    *(("unipc", {"predictor_order": p, "variant": "vary_coeff", **RK}, p + 1) for p in (1, 2, 4)),
+    *(("unipc", {"predictor_order": 2, "variant": name, "corrector": False}, 2) for name in ("bh1", "vary_coeff")),
+    *(("deis", {"order": k, "variant": "rhoab", **RK}, k) for k in (1, 2, 4)),
+    *(("sa_solver", {"predictor_order": p, "corrector_order": p, "tau": 0.0, **RK}, p) for p in (1, 2, 3, 4)),
+    *(("ipndm", {"order": k, "coefficients": "fixed", **RK}, min(k, 2)) for k in (1, 2, 3, 4)),
+]
+
+
+@pytest.mark.parametrize(("index", "case"), list(enumerate(BESIDE)))
+def test_orders_of_other_settings(index: int, case: tuple[str, dict[str, Any], int]):
+    """On the Gaussian, on one of the six SDEs in turn."""
+    name, settings, declared = case
+    solver, problem = get_solver(name, **settings), get_problem_on("gaussian", list(SDES)[index % len(SDES)])
+    assert isinstance(solver, FixedStepSolver)
+    assert solver.limit_order == declared
+    found = order(solver, problem, quick=True, declared=declared)
+    assert found.verdict == "pass", found
+
+
+def test_fixed_coefficients_of_ipndm_are_of_order_two_on_unequal_steps():
+    solver = get_solver("ipndm", coefficients="fixed", **RK)
+    assert isinstance(solver, FixedStepSolver)
+    assert order(solver, get_problem_on("gaussian", "vp"), quick=True, declared=3).verdict == "fail"

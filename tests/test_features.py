@@ -36,7 +36,7 @@ from solvers.errors import UsageError
 from solvers.grids import make_grid
 from solvers.process import ReverseProcess
 from solvers.registry import get_solver
-from solvers.sde import VP
+from solvers.sde import VP, expand
 from solvers.solver import FixedStepSolver, integrate
 
 CPU = torch.device("cpu")
@@ -492,6 +492,47 @@ def test_the_converged_solve_of_a_still_flow_is_its_start(white: Digits) -> None
     assert TrajectoryRmse().measure(outcome(white, x, seed=1)).value == pytest.approx(2**0.5, rel=0.1), "own starts"
 
 
+def test_the_converged_solve_of_a_gaussian_is_its_flow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of variance 1/4 under VP: the flow scales by the root of the variances' ratio."""
+    problem = Digits()
+    sde = problem.sde
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        return -x / expand(sde.alpha(t) ** 2 / 4 + sde.sigma(t) ** 2, x)
+
+    monkeypatch.setattr(problem, "process", lambda: ReverseProcess(sde, score, "score"))
+    start, end = (sde.alpha(t) ** 2 / 4 + sde.sigma(t) ** 2 for t in (sde.t_max, sde.t_min))
+    exact = problem.prior(40, 0).double() * math.sqrt(end / start)
+    miss = (converged.converged_samples(problem, 40, 0) - exact).square().mean().sqrt()
+    value = TrajectoryRmse().measure(outcome(problem, exact))
+    assert value.value is not None
+    assert value.floor is not None
+    assert 0 < value.value < 1e-8
+    assert 0.1 * value.value < value.floor < 1e-7
+    assert miss < 3e-5
+
+
+def test_whole_samples_are_converged_far_below_a_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pixels near -1/2 or 1/2, on which a coarse solve errs by more."""
+    problem = Digits()
+    sde = problem.sde
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        centre, var = expand(sde.alpha(t) / 2, x), expand(sde.alpha(t) ** 2 / 100 + sde.sigma(t) ** 2, x)
+        return (centre * torch.tanh(centre * x / var) - x) / var
+
+    monkeypatch.setattr(problem, "process", lambda: ReverseProcess(sde, score, "score"))
+    tight = converged.converged_end(problem, problem.prior(8, 0), 1e-8, torch.float64)
+    miss, coarse = (
+        float((found - tight).square().mean().sqrt())
+        for found in (
+            converged.converged_samples(problem, 8, 0),
+            converged.converged_end(problem, problem.prior(8, 0), 1e-2, problem.dtype),
+        )
+    )
+    assert miss < 1e-3 * problem.scale / problem.levels < coarse
+
+
 def test_the_distance_from_the_converged_trajectory_is_the_solvers_error() -> None:
     """On a learned network: an order of magnitude from ten steps to fifty of a second-order solver."""
     problem, values = Digits(), []
@@ -552,6 +593,8 @@ def test_distances_at_infinity_have_little_bias_left() -> None:
 def test_the_line_over_one_over_n_is_carried_to_zero() -> None:
     sizes = [400.0, 200.0, 400 / 3, 100.0]
     assert at_infinity(sizes, [2 + 300 / n for n in sizes]) == pytest.approx(2)
+    # Least squares by hand: means 2.5 and 6, slope 9/5.
+    assert at_infinity([1, 1 / 2, 1 / 3, 1 / 4], [3.0, 5.0, 8.0, 8.0]) == pytest.approx(1.5)
     found, values = against_n(normal(400, 3), normal(400, 3, seed=1))
     assert found == sizes
     halves = zip(normal(400, 3).split(200), normal(400, 3, seed=1).split(200), strict=True)

@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cards import SCORE, card_of, changed
 from PIL import Image
 
 from pretrained import zoo
 from pretrained.card import load_card
 from pretrained.data import load_data
+from pretrained.data.folder import _is_held_out
+from pretrained.train import train
 from solvers.errors import UsageError
 
 ROOT = Path(__file__).parent.parent
@@ -115,6 +118,27 @@ def test_a_mistake_says_what_would_do(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=text):
         load_data("folder", "train", **settings)
+
+
+@pytest.mark.parametrize("trouble", ["none is held out", "a held-out one is damaged"])
+def test_images_to_test_with_are_looked_at_before_the_training(tmp_path: Path, trouble: str) -> None:
+    """Not at its end, when a run of days would be lost: other data are other data, which no run goes on with."""
+    names = [f"{k}.png" for k in range(40)]
+    held_out = [name for name in names if _is_held_out(name)]
+    assert held_out
+    for k, name in enumerate(names):
+        if trouble == "a held-out one is damaged" or name not in held_out:
+            picture(16, 16, seed=k).save(tmp_path / name)
+    rule = "holds images to train on and, about one in 10, to test with; got '3[0-9] images'"
+    if trouble == "a held-out one is damaged":
+        (tmp_path / held_out[0]).write_bytes(b"not an image")
+        rule = f"can be read; got .{held_out[0]} "
+    settings = {"name": "folder", "settings": {"path": str(tmp_path), "size": 8}, "scale": 2.0, "offset": -1.0}
+    network = {"name": "unet", "data_std": 0.5, "width": 8, "multipliers": [1]}
+    card = card_of(tmp_path, changed(SCORE, data=settings, network=network, training__steps=1))
+    with pytest.raises(UsageError, match=rule):
+        train(card, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
 
 
 def documented_card() -> str:

@@ -115,6 +115,7 @@ SAME = [
     ("diffusers:DPMSolverMultistepScheduler?solver_order=1", "ddim", VP()),
     ("diffusers:DPMSolverMultistepScheduler?lower_order_final=false", "dpmpp_2m", VP()),
     ("diffusers:DPMSolverMultistepScheduler?lower_order_final=false", "dpmpp_2m", RectifiedFlow()),
+    ("diffusers:DPMSolverMultistepInverseScheduler?lower_order_final=false", "dpmpp_2m", VP()),
     (
         "diffusers:DPMSolverMultistepScheduler?lower_order_final=false&algorithm_type=sde-dpmsolver++",
         "dpmpp_2m_sde",

@@ -11,6 +11,7 @@ import torch
 from bench.menus import checkpoints
 from pretrained import published, zoo
 from pretrained.importers import song
+from pretrained.importers.model import ImportedModel
 from pretrained.published import PublishedCard, Source
 from pretrained.yaml_model import validate
 from solvers.errors import UsageError
@@ -24,7 +25,7 @@ GOLDEN = Path(__file__).parent / "golden"
 PROCESSES: dict[str, ForwardSDE] = {"ve_ncsnpp": VE(), "vp_ddpmpp": VP(), "subvp_ncsnpp": SubVP()}
 
 
-def load(name: str = "ve_ncsnpp", checkpoint: Path | None = None) -> song.SongModel:
+def load(name: str = "ve_ncsnpp", checkpoint: Path | None = None) -> ImportedModel:
     settings = song.read_settings(GOLDEN / f"network_{name}.json")
     return song.load(checkpoint or GOLDEN / f"network_{name}.pth", settings)
 
@@ -35,6 +36,7 @@ def test_a_checkpoint_comes_with_its_process_and_prediction(name: str) -> None:
     assert model.sde == PROCESSES[name]
     assert model.parametrisation == ("score" if name.startswith("ve") else "noise")
     assert model.shape == (3, 16, 16)
+    assert model.centred is (name != "ve_ncsnpp")
     assert not model.network.training
     assert not any(p.requires_grad for p in model.network.parameters())
 

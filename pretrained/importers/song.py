@@ -12,20 +12,19 @@ Reference: Song et al. 2021, arXiv:2011.13456.
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from pretrained.importers.model import ImportedModel
 from pretrained.networks.labelled import Labelled
 from pretrained.networks.ncsnpp import NCSNpp
 from pretrained.networks.settings import Count, Fraction, NCSNppSettings, Positive, Section
 from pretrained.tensors import read_tensors
 from pretrained.yaml_model import validate
 from solvers.errors import UsageError, unknown_name
-from solvers.process import Parametrisation
 from solvers.sde import ForwardSDE, get_sde
 
 PREFIX = "module."
@@ -62,23 +61,6 @@ class SongSettings(Section):
         return get_sde(name, beta_min=self.model.beta_min, beta_max=self.model.beta_max)
 
 
-@dataclass(frozen=True)
-class SongModel:
-    """A checkpoint, ready for a solver: ``ReverseProcess(sde, network, parametrisation)``.
-
-    Attributes:
-        network: ``network(x, t)``, in eval mode, frozen, float32, with the EMA weights; ``network.core`` takes labels.
-        sde: the forward process.
-        parametrisation: what the network predicts: ``noise`` under VP and sub-VP, ``score`` under VE.
-        shape: shape of one image, (channels, height, width).
-    """
-
-    network: Labelled
-    sde: ForwardSDE
-    parametrisation: Parametrisation
-    shape: tuple[int, ...]
-
-
 def read_settings(path: Path) -> SongSettings:
     """The settings in a JSON file.
 
@@ -106,8 +88,10 @@ def build(settings: SongSettings) -> Labelled:
     return Labelled(core, settings.process())
 
 
-def load(checkpoint: Path, settings: SongSettings, device: torch.device | str = "cpu") -> SongModel:
-    """The network of a checkpoint with its EMA weights.
+def load(checkpoint: Path, settings: SongSettings, device: torch.device | str = "cpu") -> ImportedModel:
+    """The network of a checkpoint with its EMA weights: under VP and sub-VP it predicts the noise, under VE the score.
+
+    Its part ``core`` takes labels instead of times.
 
     Args:
         checkpoint: the ``.pth`` file.
@@ -124,7 +108,7 @@ def load(checkpoint: Path, settings: SongSettings, device: torch.device | str = 
     who = f"load {checkpoint}"
     network.core.load_state_dict(_ema_weights(_read(checkpoint), network.core, who))
     network.to(device).eval().requires_grad_(False)
-    return SongModel(network, network.sde, network.parametrisation, settings.shape)
+    return ImportedModel(network, network.sde, network.parametrisation, settings.shape, settings.centered)
 
 
 def _read(path: Path) -> dict[str, Any]:

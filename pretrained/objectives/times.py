@@ -156,6 +156,10 @@ class DDPM(TimeLaw):
     def check(self, sde: ForwardSDE) -> None:
         if sde.name != "vp":
             raise UsageError("times ddpm", "the process is vp", sde.name, "Choose it or other times")
+        assert isinstance(sde, VP)
+        if self.count <= sde.beta_max:
+            rule = f"count is more than beta_max, {sde.beta_max:g}: every beta_j of the chain is below 1"
+            raise UsageError("times ddpm", rule, self.count, "Take more levels")
 
     def _times(self, sde: ForwardSDE, u: Tensor, t_min: float) -> Tensor:
         assert isinstance(sde, VP)

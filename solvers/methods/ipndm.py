@@ -56,6 +56,7 @@ class Ipndm(FixedStepSolver):
         {"order": 2},
         {"order": 3, "start": "runge_kutta"},
         {"order": 4, "start": "runge_kutta"},
+        {"coefficients": "fixed"},
     )
     reference: ClassVar[str] = "Zhang & Chen 2023, arXiv:2204.13902"
 
@@ -63,6 +64,16 @@ class Ipndm(FixedStepSolver):
         check(self.key, self.order, 4, self.start)
         if self.coefficients not in get_args(Coefficients):
             raise unknown_name(self.key, "coefficients", self.coefficients, get_args(Coefficients))
+
+    @property
+    def ramps(self) -> bool:
+        """Fixed coefficients have no order above 2 for a ramp to take away."""
+        return super().ramps and self.coefficients == "variable"
+
+    @property
+    def limit_order(self) -> int | None:
+        """Order in the limit of small steps: at most 2 with fixed coefficients, on steps that are not equal."""
+        return min(self.order, 2) if self.coefficients == "fixed" else super().limit_order
 
     def nfe(self, steps: int) -> int:
         return evaluations(steps, self.order, self.start)

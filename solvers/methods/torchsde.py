@@ -45,6 +45,9 @@ _METHODS: dict[Method, _Facts] = {
 
 # First step of the adaptive form and the least one, in intervals.
 FIRST_STEP, LEAST_STEP = 0.01, 1e-9
+# Its steps are rounded down to powers of 2^(1/8). A path at two times that differ by rounding differs by the root of
+# it: with steps free to follow the error, the last bit of one evaluation would soon decide which are accepted.
+STEPS_PER_OCTAVE = 8
 
 
 @register
@@ -71,9 +74,12 @@ class Torchsde(FixedStepSolver):
 
     ``stepping: adaptive`` has the settings ``rtol`` and ``atol``: torchsde doubles steps, three steps an attempt, all
     counted, on the whole batch at once, and the grid gives the ends only. Its least step is 0 here: it accepts a
-    rejected step where the next one would be shorter than that. A step that vanishes ends the solve as diverged. This
-    form is not certified: at its tolerances rounding changes which steps are accepted, so that results in single and
-    double precision differ by up to 0.2 (rectified flow, mixture), and finer ones take minutes.
+    rejected step where the next one would be shorter than that. A step that vanishes ends the solve as diverged. Steps
+    are rounded down to powers of 2^(1/8): free to follow the error, those in single and in double precision differ
+    soon, and with them the results (by 0.14 on the mixture under the rectified flow at the default tolerance; 4e-7 as
+    they are). Order in law 1 whatever the method, as in ``ggf``: given steps have the method's, these depend on the
+    noise within them. (Measured along the path on the Gaussian, error against evaluations: euler 0.8 to 1.1, heun 0.6
+    to 1.3, srk 1.6 to 2.2.)
 
     Reference: Li et al. 2020, Scalable Gradients for SDEs, arXiv:2001.01328; Rößler 2010, SIAM J. Numer. Anal. 48, 922
     (srk).
@@ -98,6 +104,7 @@ class Torchsde(FixedStepSolver):
         {"method": "heun"},
         {"method": "midpoint"},
         {"method": "srk"},
+        {"stepping": "adaptive"},
     )
     reference: ClassVar[str] = "Li et al. 2020, arXiv:2001.01328"
 
@@ -146,6 +153,7 @@ class _Adaptive(AdaptiveSolver):
 
     key: ClassVar[str] = "torchsde"
     family: ClassVar[str] = Torchsde.family
+    order: ClassVar[int | None] = 1
     stochastic: ClassVar[bool] = True
     batch_coupled: ClassVar[bool] = True
     reference: ClassVar[str] = Torchsde.reference
@@ -155,16 +163,11 @@ class _Adaptive(AdaptiveSolver):
         if not (0 < self.rtol < math.inf and 0 < self.atol < math.inf):
             raise UsageError(self.key, "tolerances are positive", (self.rtol, self.atol), "E.g. 1e-2")
 
-    @property
-    def order(self) -> int | None:  # type: ignore[override]  # depends on the setting
-        """Order in law of the method."""
-        return _METHODS[self.method].order
-
     def solve(self, process: ReverseProcess, x: Tensor, ts: Tensor, brownian: Any) -> Tensor:
         ends = ts[[0, -1]]
         sde, path = _ReverseSDE(process, x, self.method, True), _Path(x, ends, brownian, True)
         try:
-            return _solve(sde, path, x, dt=FIRST_STEP, adaptive=True, rtol=self.rtol, atol=self.atol, dt_min=0.0)
+            return _solve(sde, path, x, dt=_Step(FIRST_STEP), adaptive=True, rtol=self.rtol, atol=self.atol, dt_min=0.0)
         except AssertionError as error:  # torchsde's answer to an error that is no number
             raise DivergenceError(f"torchsde stopped: {error}") from error
 
@@ -193,6 +196,14 @@ def _solve(sde: "_ReverseSDE", path: "_Path", x: Tensor, **stepping: Any) -> Ten
     states = sdeint(sde, x.reshape(path.shape), index, bm=path, method=sde.method, **stepping)
     result: Tensor = states[-1].to(x.dtype).reshape(x.shape)
     return result
+
+
+class _Step(float):
+    """A step that torchsde, which multiplies it by a factor of its own, changes to rounded lengths alone."""
+
+    def __mul__(self, factor: float) -> "_Step":
+        octaves = math.log2(float(self) * factor)
+        return _Step(2 ** (math.floor(STEPS_PER_OCTAVE * octaves + 1e-9) / STEPS_PER_OCTAVE))
 
 
 class _Path:

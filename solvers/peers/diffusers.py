@@ -175,7 +175,7 @@ class DiffusersSolver(Peer):
         """Those of the class's that choose the method."""
         known = defaults(getattr(library("diffusers"), self.sampler).__init__)
         arguments = {key: value for key, value in self.options.items() if key in known} | dict(self.entry.fixed)
-        if arguments.get("algorithm_type") in ("dpmsolver", "sde-dpmsolver"):
+        if "final_sigmas_type" in known and arguments.get("algorithm_type") in ("dpmsolver", "sde-dpmsolver"):
             # They do not reach 0, and the library refuses levels that end there.
             arguments["final_sigmas_type"] = "sigma_min"
         return arguments

@@ -138,6 +138,8 @@ MENU: dict[str, Scheduler] = {
     "DDPMParallelScheduler": _DDPM,
     "DDPMScheduler": _DDPM,
     "DEISMultistepScheduler": Scheduler("vp", "sigmas", _solver_order, SOLVER_ORDER, flow=True),
+    # Its levels are to run from data to noise: of its table it only asks that levels follow one another.
+    "DPMSolverMultistepInverseScheduler": Scheduler("vp", "sigmas", _solver_order, SOLVER_ORDER, _sde_type),
     "DPMSolverMultistepScheduler": Scheduler("vp", "sigmas", _solver_order, SOLVER_ORDER, _sde_type, flow=True),
     "DPMSolverSDEScheduler": Scheduler("sigma", "pairs", lambda o: 2, "class attribute order = 2", _always, _twice),
     # With a last level of 0 it sets lower_order_final itself.
@@ -200,7 +202,6 @@ NOT_ADAPTED: dict[str, str] = {
     "ConsistencyDecoderScheduler": _DISTILLED,
     "DDIMInverseScheduler": _INVERSE,
     "DDPMWuerstchenScheduler": "its schedule is fixed, and clamped where alpha^2 leaves [1e-4, 1 - 1e-4]",
-    "DPMSolverMultistepInverseScheduler": _INVERSE,
     "DiscreteDDIMScheduler": _TOKENS,
     "EntropyBoundScheduler": _TOKENS,
     "FlowMapEulerDiscreteScheduler": _DISTILLED,
