@@ -42,12 +42,12 @@ ORDERS: list[tuple[str, dict[str, Any], int | None]] = [
 ]
 
 
-def test_the_catalogue_is_complete():
+def test_the_catalogue_is_complete() -> None:
     assert set(NAMES.split()) <= set(solver_names())
 
 
 @pytest.mark.parametrize(("name", "settings", "order"), ORDERS)
-def test_declared_orders(name: str, settings: dict[str, Any], order: int | None):
+def test_declared_orders(name: str, settings: dict[str, Any], order: int | None) -> None:
     assert get_solver(name, **settings).order == order
 
 
@@ -64,7 +64,7 @@ BESIDE: list[tuple[str, dict[str, Any], int]] = [
 
 
 @pytest.mark.parametrize(("index", "case"), list(enumerate(BESIDE)))
-def test_orders_of_other_settings(index: int, case: tuple[str, dict[str, Any], int]):
+def test_orders_of_other_settings(index: int, case: tuple[str, dict[str, Any], int]) -> None:
     """On the Gaussian, on one of the six SDEs in turn."""
     name, settings, declared = case
     solver, problem = get_solver(name, **settings), get_problem_on("gaussian", list(SDES)[index % len(SDES)])
@@ -74,7 +74,7 @@ def test_orders_of_other_settings(index: int, case: tuple[str, dict[str, Any], i
     assert found.verdict == "pass", found
 
 
-def test_fixed_coefficients_of_ipndm_are_of_order_two_on_unequal_steps():
+def test_fixed_coefficients_of_ipndm_are_of_order_two_on_unequal_steps() -> None:
     solver = get_solver("ipndm", coefficients="fixed", **RK)
     assert isinstance(solver, FixedStepSolver)
     assert order(solver, get_problem_on("gaussian", "vp"), quick=True, declared=3).verdict == "fail"

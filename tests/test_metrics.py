@@ -20,7 +20,7 @@ from bench.metrics.wasserstein import GaussianW2, SlicedW2, gaussian_w2, sliced_
 from bench.problems.digits import Digits
 from bench.problems.gaussian import Gaussian
 from bench.problems.mixture import Mixture2d
-from bench.problems.problem import Problem, problem_classes
+from bench.problems.problem import ImageProblem, Problem, problem_classes
 from solvers.errors import UsageError
 from solvers.registry import get_solver
 
@@ -245,7 +245,7 @@ def test_floors_depend_on_number_and_seed_but_not_on_the_samples(metric: Any, pr
 # Digits.
 
 
-def state(digits: Digits, levels: Tensor) -> Tensor:
+def state(digits: ImageProblem, levels: Tensor) -> Tensor:
     """The states in the middle of the levels' bins."""
     return digits.scale * (levels.float() + 0.5) / digits.levels + digits.offset
 

@@ -315,6 +315,27 @@ def test_the_score_of_an_energy_is_its_negative_gradient_also_without_recording(
     assert divergence.item() == pytest.approx(exact.item(), rel=1e-9)
 
 
+def test_the_energy_of_a_linear_core_has_its_closed_form() -> None:
+    """G = A u: psi = u . A u, F = -(A + A^T) u; with u = x/root, E = |u|^2/2 + (alpha s/sigma) psi."""
+    a = torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    class Core(nn.Module):
+        def forward(self, scaled: Tensor, lam: Tensor) -> Tensor:
+            return scaled @ a.T
+
+    sde, s = VP(), 0.7
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    t = torch.tensor([0.01, 0.2, 0.5, 1.0], dtype=torch.float64)
+    alpha, sigma = sde.alpha(t), sde.sigma(t)
+    u = x / (alpha**2 * s**2 + sigma**2).sqrt()[:, None]
+    psi = torch.einsum("ni,ij,nj->n", u, a, u)
+    conservative = Conservative(Core())
+    torch.testing.assert_close(conservative.potential(u, sde.lam(t)), psi)
+    torch.testing.assert_close(conservative(u, sde.lam(t)), -u @ (a + a.T))
+    found = PreconditionedEnergy(conservative, sde, s).energy(x, t)
+    torch.testing.assert_close(found, u.square().sum(1) / 2 + alpha * s / sigma * psi)
+
+
 def test_finite_differences_of_energies_approach_the_derivatives_of_their_score() -> None:
     network = preconditioned_mlp(energy=True)
     generator = torch.Generator().manual_seed(0)

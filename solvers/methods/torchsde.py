@@ -75,11 +75,11 @@ class Torchsde(FixedStepSolver):
     ``stepping: adaptive`` has the settings ``rtol`` and ``atol``: torchsde doubles steps, three steps an attempt, all
     counted, on the whole batch at once, and the grid gives the ends only. Its least step is 0 here: it accepts a
     rejected step where the next one would be shorter than that. A step that vanishes ends the solve as diverged. Steps
-    are rounded down to powers of 2^(1/8): free to follow the error, those in single and in double precision differ
-    soon, and with them the results (by 0.14 on the mixture under the rectified flow at the default tolerance; 4e-7 as
-    they are). Order in law 1 whatever the method, as in ``ggf``: given steps have the method's, these depend on the
-    noise within them. (Measured along the path on the Gaussian, error against evaluations: euler 0.8 to 1.1, heun 0.6
-    to 1.3, srk 1.6 to 2.2.)
+    are rounded down to powers of 2^(1/8): free to follow the error, those in single and double precision soon differ,
+    and with them the results (by 0.14 on the mixture under the rectified flow at the default tolerance; 4e-7 as they
+    are). Order in law 1 whatever the method, as in ``ggf``: given steps have the method's, these depend on the noise
+    within them. (Measured along the path on the Gaussian, error against evaluations: euler 0.8 to 1.1, heun 0.6 to 1.3,
+    srk 1.6 to 2.2.)
 
     Reference: Li et al. 2020, Scalable Gradients for SDEs, arXiv:2001.01328; Rößler 2010, SIAM J. Numer. Anal. 48, 922
     (srk).
