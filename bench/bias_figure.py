@@ -30,8 +30,9 @@ def bias_figures(records: list[Record], store: Store) -> Iterator[tuple[str, Fig
         with_value = [r for r in records if key in r.metrics and r.metrics[key].value is not None]
         for problem in sorted({r.spec.problem for r in with_value}):
             rows = _rows([r for r in with_value if r.spec.problem == problem], key, store)
-            if rows:
-                yield f"{problem}_{key}_n", _figure(problem, metric, rows)
+            figure = _figure(problem, metric, rows) if rows else None
+            if figure is not None:
+                yield f"{problem}_{key}_n", figure
 
 
 def _rows(records: list[Record], key: str, store: Store) -> list[tuple[Record, Tensor]]:
@@ -47,13 +48,18 @@ def _rows(records: list[Record], key: str, store: Store) -> list[tuple[Record, T
     return [(r, samples) for r, samples in found if samples is not None][:ROWS]
 
 
-def _figure(name: str, metric: type[AtInfinity], rows: list[tuple[Record, Tensor]]) -> Figure:
-    problem = get_problem(name)
-    assert isinstance(problem, ImageProblem)
-    extractor = get_extractor(metric.extractor, problem.device)
-    layer = extractor.layers[metric.layer]
+def _figure(name: str, metric: type[AtInfinity], rows: list[tuple[Record, Tensor]]) -> Figure | None:
+    """The figure; None where the problem's images, or one of both networks, are not here any more."""
     spec = rows[0][0].spec
-    reference = extractor(problem.compared_with(spec.n, spec.seed, 0))[layer]
+    try:
+        problem = get_problem(name)
+        assert isinstance(problem, ImageProblem)
+        extractor = get_extractor(metric.extractor, problem.device)
+        images = problem.compared_with(spec.n, spec.seed, 0)
+    except UsageError:
+        return None
+    layer = extractor.layers[metric.layer]
+    reference = extractor(images)[layer]
     figure, axis = plt.subplots(figsize=(6.6, 4.2))
     for record, samples in rows:
         _line(axis, record.spec.solver, extractor(problem.to_levels(samples))[layer], reference)

@@ -149,8 +149,8 @@ class TrainedOn(Section):
     """
 
     samples: int
-    levels: int | None
-    dequantisation: Literal["uniform", "variational"] | None
+    levels: int | None = None
+    dequantisation: Literal["uniform", "variational"] | None = None
     flip: bool
     sha256: str
     source: str | None = None
@@ -170,8 +170,8 @@ class Result(Section):
     seconds: float
     date: str
     machine: Machine
-    commit: str | None
-    dirty: bool | None
+    commit: str | None = None
+    dirty: bool | None = None
     sha256: str
     parameters: int
     processes: int = 1

@@ -35,8 +35,8 @@ class Distance(Section):
 
     value: float
     standard_error: float
-    floor: float | None
-    floor_error: float | None
+    floor: float | None = None
+    floor_error: float | None = None
     n: Count
     features: Count
     extractor: str
@@ -77,8 +77,8 @@ class Evaluation(Section):
     weights: str
     date: str
     machine: Machine
-    commit: str | None
-    dirty: bool | None
+    commit: str | None = None
+    dirty: bool | None = None
     sampling: Sampling
     grid: str
     distance: Distance | None = None

@@ -11,7 +11,7 @@ from bench.kinds.likelihood import ERRORS_APART
 from bench.metrics.bias import FdDigitsAtInfinity
 from bench.metrics.metric import Outcome
 from bench.problems.gaussian import Gaussian
-from bench.problems.problem import ImageProblem, get_problem
+from bench.problems.problem import ImageProblem, Problem, get_problem
 from bench.record import Record
 from bench.report import provenance_text, write_report
 from bench.store import Store
@@ -108,6 +108,13 @@ def test_the_figure_against_n_carries_the_best_rows_to_infinity(
         assert value.value is not None
         assert value.floor is not None
         assert float(shown[kept.spec.solver]) == pytest.approx(value.value, abs=0.06)
+    # A report drawn where the network is missing goes without the figure.
+    monkeypatch.setattr("bench.bias_figure.get_problem", _missing)
+    assert "## Fréchet distance against n" not in write_report(tmp_path).page.read_text()
+
+
+def _missing(name: str) -> Problem:
+    raise UsageError(name, "its network's weights are missing")
         assert float(shown["other real images"]) == pytest.approx(value.floor, abs=0.06)
 
 

@@ -102,6 +102,14 @@ def test_the_result_says_where_the_checkpoint_comes_from(tmp_path: Path) -> None
     assert load_card(tmp_path / "tiny-score.yaml") == finished
 
 
+def test_a_checkpoint_made_outside_a_repository_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pretrained.provenance.commit", lambda folder: (None, None))
+    finished = train(card_of(tmp_path, changed(SCORE, training__steps=2)), tmp_path, progress=False)
+    assert finished.result is not None
+    assert finished.result.commit is None
+    assert zoo.load("tiny-score", folder=tmp_path).card == finished
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_writes_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out"
     train(card_of(tmp_path, changed(SCORE, training__steps=2)), out, progress=False)
