@@ -274,3 +274,23 @@ def test_every_metric_of_a_problem_is_on_the_menu_and_says_what_it_is() -> None:
         )
     with pytest.raises(UsageError, match=r"no metric 'fd_digit'; did you mean 'fd_digits'"):
         get_metric("fd_digit")
+
+
+# What says more of the problem than of the solver ranks nobody.
+HIGHER = {"inception_score", *(f"{kind}{on}" for kind in ("precision", "recall") for on in ("", "_digits", "_fashion"))}
+UNRANKED = {
+    "bits_bound",
+    "bits_dequantisation_error",
+    "bits_per_dim",
+    "bits_prior_mismatch",
+    "bits_probe_error",
+    "bits_smoothing",
+}
+
+
+def test_every_metric_ranks_in_its_own_direction() -> None:
+    found: dict[str, set[str]] = {direction: set() for direction in ("lower", "higher", "none")}
+    for key, metric in metric_classes().items():
+        found[metric.direction].add(key)
+    assert found["higher"] == HIGHER
+    assert found["none"] == UNRANKED
