@@ -143,7 +143,7 @@ def test_images_to_test_with_are_looked_at_before_the_training(tmp_path: Path, t
 
 def documented_card() -> str:
     """The card that the page shows for a folder of images."""
-    (card,) = (block for block in PAGE.read_text().split("```") if block.startswith("yaml\nname: my-photos"))
+    (card,) = (block for block in PAGE.read_text().split("```") if block.startswith("yaml\nname: my-photos\n"))
     return card.removeprefix("yaml\n")
 
 

@@ -71,11 +71,14 @@ def test_the_record_tells_what_the_network_was_trained_on(tmp_path: Path) -> Non
     finished = train(card_of(tmp_path, changed(PATCHES, training__flip=True)), tmp_path, progress=False)
     trained_on = load_card(tmp_path / "tiny-score.yaml").result.trained_on
     assert trained_on == finished.result.trained_on
+    spec = card_of(tmp_path, PATCHES).data.build()
     assert trained_on.model_dump(exclude={"sha256"}) == {
         "samples": 16_224,
         "levels": 256,
         "dequantisation": "uniform",
         "flip": True,
+        "source": spec.source,
+        "licence": "CC BY 2.0",
     }
     assert trained_on.sha256 == provenance.sha256(load_data("patches", "train").values.numpy().tobytes())
 
