@@ -126,11 +126,12 @@ def precision(solver: Solver, problem: Problem) -> Finding:
 
 def memory(solver: Solver, problem: Problem) -> Finding:
     """Peak memory of 64 steps over that of 8, of tensors and arrays; for adaptive solvers of a tight tolerance."""
-    with PeakBytes():
-        Trial(solver, problem)  # what is imported and tabled once
     peaks = []
     for steps, tolerance in zip((FEW, MANY), LOOSE_TIGHT[solver.stochastic], strict=True):
         tuned = replace(cast(Any, solver), rtol=tolerance, atol=tolerance) if solver.adaptive else solver
+        # What is imported and tabled once for these steps, or makes a table of all solvers grow, comes before.
+        with PeakBytes():
+            Trial(tuned, problem, n=2, steps=steps)
         tracemalloc.start()
         try:
             with PeakBytes() as tensors:
