@@ -98,6 +98,8 @@ class Run:
             cwd=ROOT if module else self.home,
             env=environment,
             start_new_session=True,
+            # A shell starts what is put in the background with Ctrl-C ignored, and that is inherited.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         self.processes.append(process)
         return process
