@@ -204,5 +204,5 @@ def _refuse_classifiers(name: str, folder: Path | None) -> None:
     card = load_card(zoo.files(name, folder)[0])
     if not isinstance(card, ScoreCard):
         rule = "samples and likelihoods are a score model's"
-        todo = "A classifier's accuracy was measured by its training: `result` in its card"
+        todo = "Its training measured it, an accuracy or bits: `result` in its card"
         raise UsageError(f"evaluate {name}", rule, card.kind, todo)

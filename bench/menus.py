@@ -11,10 +11,11 @@ from bench.metrics.metric import metric_classes
 from bench.problems.problem import problem_classes
 from bench.tables import number
 from pretrained import zoo
-from pretrained.card import ClassifierResult, NoisyClassifierCard, ScoreCard, load_card
+from pretrained.card import NoisyClassifierCard, ScoreCard, load_card
 from pretrained.data import DATA_SETS
 from pretrained.evaluation import Evaluation
 from pretrained.published import load_published_card, published_names
+from pretrained.results import ClassifierResult
 from solvers.peers import peer_claims
 from solvers.registry import solver_classes
 from solvers.solver import FixedStepSolver

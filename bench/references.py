@@ -51,18 +51,22 @@ def kept(
     """
     folder = _folder.get()
     if folder is None:
-        return compute()
+        return _on_cpu(compute())
     key = _key(inputs, facts)
     path = folder / f"{name}-{key}.safetensors"
     found = _read(path, key)
     if found is None:
-        found = {part: tensor.cpu().contiguous() for part, tensor in compute().items()}
+        found = _on_cpu(compute())
         content = save(found)
         # A reference that cannot be kept is still one.
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, _digest(key, content) + content)
     return found
+
+
+def _on_cpu(tensors: Tensors) -> Tensors:
+    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _read(path: Path, key: str) -> Tensors | None:

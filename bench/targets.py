@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from bench.metrics.metric import metric_classes
 from bench.standings import Key, Standing, row_name
 from bench.tables import markdown_table, plain
 
@@ -44,9 +45,10 @@ def _short(cost: float | None) -> str:
 def targets(standing: Standing) -> list[float]:
     """Up to four values of the series 1, 2, 5 between the worst and the best of the points, spread evenly, easy first.
 
-    None where the metric ranks nothing or may be negative.
+    Points beyond what figures of the metric show set no target. None where the metric ranks nothing or may be negative.
     """
     values = standing.points.value[standing.points.value > 0]
+    values = values[values <= metric_classes()[standing.metric].shown_to]
     if standing.direction == "none" or not len(values):
         return []
     low, high = values.min(), values.max()

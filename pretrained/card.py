@@ -12,7 +12,6 @@ from pydantic import Field, field_serializer, model_validator
 
 from pretrained.data import DataSet, get_data_set
 from pretrained.evaluation import Evaluation
-from pretrained.machine import Machine
 from pretrained.networks.labelled import PREDICTIONS
 from pretrained.networks.settings import (
     ClassifierSettings,
@@ -30,6 +29,14 @@ from pretrained.objectives.menu import ObjectiveSettings
 from pretrained.objectives.objective import Objective, Reduction
 from pretrained.objectives.times import TimeLaw, Times
 from pretrained.objectives.weighting import Weighting
+from pretrained.results import (
+    ClassifierResult,
+    DequantiserResult,
+    NoisyClassifierResult,
+    Precision,
+    Result,
+    ScoreResult,
+)
 from pretrained.yaml_model import read_mapping, validate
 from solvers.errors import UsageError, unknown_name
 from solvers.process import Parametrisation
@@ -75,7 +82,6 @@ class SDESettings(Section):
         self.build()
 
 
-Precision = Literal["float32", "bfloat16"]
 StoredWeights = Literal["float32", "float16"]
 
 
@@ -140,79 +146,18 @@ def _short(value: Objective | TimeLaw) -> Any:
     return content if len(content) > 1 else next(iter(content.values()))
 
 
-class TrainedOn(Section):
-    """The data as the training saw them.
+class _OfData(Section):
+    """A card whose network and loop have to take its data."""
 
-    ``levels`` is their number L; values k were dequantised, (k + u)/L, with fresh u in every batch, uniform or as the
-    network that was trained learned it. Both are missing for continuous values. ``sha256`` is of the values.
-    ``source`` and ``licence`` are what the data set says.
-    """
-
-    samples: int
-    levels: int | None = None
-    dequantisation: Literal["uniform", "variational"] | None = None
-    flip: bool
-    sha256: str
-    source: str | None = None
-    licence: str | None = None
+    @model_validator(mode="after")
+    def _takes_the_data(self) -> Self:
+        """Refuses data that the network or the loop does not take."""
+        assert isinstance(self, Card)
+        _check_data(self)
+        return self
 
 
-class Result(Section):
-    """What a training made.
-
-    ``final_loss`` is the mean over the last tenth of the steps, ``loss_curve`` holds the means over equal parts of the
-    steps, in their order. ``seconds`` are summed over the stretches of a run that was resumed, ``precision`` is that of
-    the last. ``processes`` is the number of those that shared each batch.
-    """
-
-    final_loss: float
-    steps: int
-    seconds: float
-    date: str
-    machine: Machine
-    commit: str | None = None
-    dirty: bool | None = None
-    sha256: str
-    parameters: int
-    processes: int = 1
-    precision: Precision | None = None
-    trained_on: TrainedOn | None = None
-    loss_curve: tuple[float, ...] = ()
-
-
-class ScoreResult(Result):
-    """``held_out_loss``: see :func:`pretrained.tasks.held_out_loss`."""
-
-    held_out_loss: float
-
-
-class ClassifierResult(Result):
-    """``test_accuracy``: see :func:`pretrained.tasks.accuracy`."""
-
-    test_accuracy: float
-
-
-class NoisyClassifierResult(ClassifierResult):
-    """``test_accuracy`` is that at t_min, ``noisy_accuracy`` the mean over noise levels.
-
-    See :func:`pretrained.tasks.noisy_accuracy`.
-    """
-
-    noisy_accuracy: float
-
-
-class DequantiserResult(Result):
-    """Bits/dim of held-out images, see :func:`pretrained.dequantisation.held_out_bits`.
-
-    ``checkpoint_sha256`` is the hash of the score model's weights.
-    """
-
-    held_out_bits: float
-    uniform_bits: float
-    checkpoint_sha256: str
-
-
-class ScoreCard(Section):
+class ScoreCard(_OfData):
     """A score model.
 
     ``weights`` is the type in which they are kept on disk: float16 halves the file. They are rounded before
@@ -245,12 +190,6 @@ class ScoreCard(Section):
         return self.training.t_min or self.sde.build().t_min_likelihood
 
     @model_validator(mode="after")
-    def _takes_the_data(self) -> Self:
-        """Refuses data that the network or the loop does not take."""
-        _check_data(self)
-        return self
-
-    @model_validator(mode="after")
     def _predicts(self) -> Self:
         """Refuses a parametrisation that is not the network's, and settings that do not go together."""
         network, training, who = self.network, self.training, f"card {self.name}"
@@ -271,7 +210,7 @@ class ScoreCard(Section):
         return self
 
 
-class ClassifierCard(Section):
+class ClassifierCard(_OfData):
     """A classifier, used as a feature extractor."""
 
     result_type: ClassVar[type[Result]] = ClassifierResult
@@ -284,14 +223,8 @@ class ClassifierCard(Section):
     training: TrainingSettings
     result: ClassifierResult | None = None
 
-    @model_validator(mode="after")
-    def _takes_the_data(self) -> Self:
-        """Refuses data that the network or the loop does not take."""
-        _check_data(self)
-        return self
 
-
-class NoisyClassifierCard(Section):
+class NoisyClassifierCard(_OfData):
     """A classifier of noisy states, for guidance."""
 
     result_type: ClassVar[type[Result]] = NoisyClassifierResult
@@ -311,9 +244,8 @@ class NoisyClassifierCard(Section):
         return self.training.t_min or self.sde.build().t_min_likelihood
 
     @model_validator(mode="after")
-    def _takes_the_data(self) -> Self:
-        """Refuses data that the network or the loop does not take, and times that its process does not have."""
-        _check_data(self)
+    def _has_the_times(self) -> Self:
+        """Refuses times that its process does not have."""
         self.training.times.check(self.sde.build())
         return self
 

@@ -10,6 +10,7 @@ of :mod:`pretrained.published` or, of EDM and diffusers, by path.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load as parse_weights
@@ -18,6 +19,7 @@ from torch import nn
 from pretrained import provenance
 from pretrained.card import (
     CARDS,
+    KINDS,
     Card,
     ClassifierCard,
     DequantiserCard,
@@ -50,6 +52,7 @@ CHECKPOINTS = CARDS.parent / "checkpoints"
 EDM_SUFFIX, SONG_SUFFIX = ".pkl", ".pth"
 # Of the images that imported networks were trained on: 8 bits a channel.
 LEVELS = 256
+C = TypeVar("C", ScoreCard, ClassifierCard, NoisyClassifierCard, DequantiserCard)
 # What loads a checkpoint, by the kind of its card.
 LOADERS = {
     "score": "load",
@@ -158,7 +161,7 @@ def card_of(name: str) -> ScoreCard | PublishedCard:
         return load_published_card(name)
     card = load_card(name)
     if not isinstance(card, ScoreCard):
-        raise _wrong_kind("score", name, card)
+        raise _wrong_kind(ScoreCard, name, card)
     return card
 
 
@@ -186,11 +189,8 @@ def load(name: str, device: torch.device | str = "cpu", folder: Path | None = No
     if folder is None and Path(name).suffix == SONG_SUFFIX:
         todo = "Read it by pretrained.importers.song.load(path, settings), or take a published one by its name"
         raise UsageError(f"load {name}", f"a {SONG_SUFFIX} of Song et al. comes with settings (.json)", None, todo)
-    card, weights = _read(name, folder)
-    if not isinstance(card, ScoreCard):
-        raise _wrong_kind("score", name, card)
+    card, network, sha256 = _trained(ScoreCard, name, device, folder)
     data = card.data.build().spec
-    network, sha256 = _restore(card, weights, device)
     return Checkpoint(network, card.sde.build(), card.parametrisation, data.shape, data.levels, card, sha256)
 
 
@@ -200,10 +200,7 @@ def load_features(name: str, device: torch.device | str = "cpu", folder: Path | 
     Raises:
         UsageError: no such checkpoint, it is no classifier, or its weights are not those of its card.
     """
-    card, weights = _read(name, folder)
-    if not isinstance(card, ClassifierCard):
-        raise _wrong_kind("classifier", name, card)
-    network, sha256 = _restore(card, weights, device)
+    card, network, sha256 = _trained(ClassifierCard, name, device, folder)
     assert isinstance(network, Classifier)
     return FeatureExtractor(network, card, sha256)
 
@@ -214,10 +211,7 @@ def load_classifier(name: str, device: torch.device | str = "cpu", folder: Path 
     Raises:
         UsageError: no such checkpoint, it is no classifier of noisy states, or its weights are not those of its card.
     """
-    card, weights = _read(name, folder)
-    if not isinstance(card, NoisyClassifierCard):
-        raise _wrong_kind("noisy_classifier", name, card)
-    network, sha256 = _restore(card, weights, device)
+    card, network, sha256 = _trained(NoisyClassifierCard, name, device, folder)
     assert isinstance(network, NoisyClassifier)
     return Guide(network, card.sde.build(), card, sha256)
 
@@ -228,10 +222,7 @@ def load_dequantiser(name: str, device: torch.device | str = "cpu", folder: Path
     Raises:
         UsageError: no such checkpoint, it is no dequantiser, or its weights are not those of its card.
     """
-    card, weights = _read(name, folder)
-    if not isinstance(card, DequantiserCard):
-        raise _wrong_kind("dequantiser", name, card)
-    network, sha256 = _restore(card, weights, device)
+    card, network, sha256 = _trained(DequantiserCard, name, device, folder)
     assert isinstance(network, Dequantiser)
     return DequantisingFlow(network, card, sha256)
 
@@ -252,9 +243,14 @@ def files(name: str, folder: Path | None = None) -> tuple[Path, Path]:
     return folder / f"{name}.yaml", folder / f"{name}.safetensors"
 
 
-def _read(name: str, folder: Path | None) -> tuple[Card, Path]:
+def _trained(kind: type[C], name: str, device: torch.device | str, folder: Path | None) -> tuple[C, nn.Module, str]:
+    """Card, network and hash of the weights of a checkpoint that has to be of a kind."""
     path, weights = files(name, folder)
-    return load_card(path), weights
+    card = load_card(path)
+    if not isinstance(card, kind):
+        raise _wrong_kind(kind, name, card)
+    network, sha256 = _restore(card, weights, device)
+    return card, network, sha256
 
 
 def _load_published(card: PublishedCard, device: torch.device | str) -> Checkpoint:
@@ -309,6 +305,7 @@ def _restore(card: Card, path: Path, device: torch.device | str) -> tuple[nn.Mod
     return network.to(device).eval().requires_grad_(False), sha256
 
 
-def _wrong_kind(kind: str, name: str, card: Card) -> UsageError:
+def _wrong_kind(asked: type[Card], name: str, card: Card) -> UsageError:
+    kind = next(kind for kind, cls in KINDS.items() if cls is asked)
     rule, todo = f"a checkpoint of kind {kind!r} is needed", f"Use {LOADERS[card.kind]}({name!r})."
     return UsageError(f"{LOADERS[kind]} {name}", rule, card.kind, todo)

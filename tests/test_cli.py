@@ -20,6 +20,8 @@ import yaml
 from records import cell, fill, record
 
 from bench import cli
+from bench.commands import runs
+from bench.console import processors
 from bench.problems.gaussian import Gaussian
 from bench.standings import standings
 from bench.store import Store
@@ -436,4 +438,4 @@ def test_a_checkpoint_with_a_wrong_hash_ends_the_run_and_damages_nothing(homes: 
 @pytest.mark.parametrize(("asked", "threads"), [("3", 3), ("0", None), ("many", None), ("", None)])
 def test_the_environment_may_set_the_threads(monkeypatch: pytest.MonkeyPatch, asked: str, threads: int | None) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
-    assert cli._threads() == (threads or cli._processors())
+    assert runs.threads() == (threads or processors())

@@ -32,10 +32,12 @@ from bench.record import MetricValue
 from bench.report import write_report
 from bench.trial import last_step_of
 from pretrained import zoo
-from pretrained.card import ClassifierCard, Machine, ScoreCard, ScoreResult, dump_card, load_card
+from pretrained.card import ClassifierCard, ScoreCard, dump_card, load_card
+from pretrained.machine import Machine
 from pretrained.networks.settings import UNetSettings
 from pretrained.provenance import sha256
 from pretrained.published import MissingCheckpointError
+from pretrained.results import ScoreResult
 from pretrained.tasks import build_network
 from solvers.errors import UsageError
 from solvers.grids import make_grid

@@ -12,6 +12,7 @@ from records import cell, cost, record
 from bench.frontier import frontier, places
 from bench.latex import escaped, latex
 from bench.leaderboard import leaderboard
+from bench.metrics.metric import metric_classes
 from bench.record import Record
 from bench.standings import Standing, standings
 from bench.table_files import write_tables
@@ -132,6 +133,12 @@ def curve(error: float = 1e-6) -> Standing:
 def test_targets_lie_between_the_worst_and_the_best_easy_first() -> None:
     assert targets(curve()) == [20.0, 5.0, 0.5, 0.1]
     assert targets(standing(done("euler", 0.7), done("heun", 0.6))) == []
+
+
+def test_no_target_lies_beyond_what_figures_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else coarse solves of 1e12 bits/dim would set three of four."""
+    monkeypatch.setattr(metric_classes()[METRIC], "shown_to", 10.0)
+    assert targets(curve()) == [2.0, 1.0, 0.2, 0.1]
 
 
 def test_what_a_row_needs_for_a_target() -> None:

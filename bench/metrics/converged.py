@@ -65,8 +65,7 @@ def _tight(problem: Problem, n: int, seed: int) -> tuple[Tensor, float]:
 def _kept(problem: Problem, x: Tensor, settings: object, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """Ends of solves from starts x, on the CPU, kept with the run."""
     facts = {"hashes": problem.hashes, "model": [problem.key, repr(problem.sde)], "settings": [SOLVER, settings]}
-    found = kept("trajectories", {"starts": x}, facts, compute)
-    return {name: tensor.cpu() for name, tensor in found.items()}
+    return kept("trajectories", {"starts": x}, facts, compute)
 
 
 @register_metric

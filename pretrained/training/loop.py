@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pretrained.card import Precision, TrainingSettings
+from pretrained.card import TrainingSettings
 from pretrained.data import ImageData
+from pretrained.results import Precision
 from pretrained.tasks import Task
 from pretrained.training.processes import Processes
 from solvers.errors import UsageError

@@ -2,7 +2,7 @@
 
 import torch
 
-from pretrained.card import Precision
+from pretrained.results import Precision
 
 
 def precision_on(device: torch.device, asked: Precision) -> Precision:

@@ -9,9 +9,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pretrained import provenance
-from pretrained.card import Card, DequantiserCard, ScoreCard, TrainedOn, dump_card, load_card, with_result
+from pretrained.card import Card, DequantiserCard, ScoreCard, dump_card, load_card, with_result
 from pretrained.data import ImageData
 from pretrained.machine import machine_on
+from pretrained.results import TrainedOn
 from pretrained.tasks import Task
 from pretrained.training.loop import Loop
 from pretrained.training.processes import Processes
