@@ -13,7 +13,7 @@ from solvers.methods._exponential import combine
 from solvers.methods._time_integral import Increment, halves, joined
 from solvers.process import ReverseProcess
 from solvers.registry import register
-from solvers.sde import Array, ForwardSDE, Time, scaled
+from solvers.sde import Array, ForwardSDE, Time
 from solvers.solver import AdaptiveSolver, FixedStepSolver, Solver
 
 Method = Literal["euler", "milstein", "srk", "euler_heun", "midpoint", "heun", "log_ode"]
@@ -45,8 +45,11 @@ _METHODS: dict[Method, _Facts] = {
 
 # First step of the adaptive form and the least one, in intervals.
 FIRST_STEP, LEAST_STEP = 0.01, 1e-9
-# Its steps are rounded down to powers of 2^(1/8). A path at two times that differ by rounding differs by the root of
-# it: with steps free to follow the error, the last bit of one evaluation would soon decide which are accepted.
+# Times that torchsde asks for the drift to check its shape, before the first step.
+CHECKS = 2
+# The adaptive form's steps are rounded down to powers of 2^(1/8). A path at two times that differ by rounding differs
+# by the root of it: with steps free to follow the error, the last bit of one evaluation would soon decide which are
+# accepted.
 STEPS_PER_OCTAVE = 8
 
 
@@ -57,9 +60,10 @@ class Torchsde(FixedStepSolver):
 
     With t(u) linear between the grid's times and u counting them, the SDE in u is
 
-    dx = dt/du * (f x - g^2 score) du + g sqrt(|dt/du|) dB,     dB over step k = dw(t_k, t_k+1) / sqrt(t_k - t_k+1)
+    dx = dt/du * (f x - g^2 score) du + g dw(t(u))
 
-    so that torchsde takes steps of exactly 1 on any grid. (Fed with times in single precision it appends a stray step
+    so that torchsde takes steps of exactly 1 on any grid. Its formulas for additive noise are linear in the path, whose
+    unit is therefore its own. (Fed with times in single precision it appends a stray step
     of 1e-6 and its Brownian motion enters a slow path, torchsde issue 109.) The noise is additive: Ito's and
     Stratonovich's sense are one, milstein is euler, log_ode is midpoint, and no Lévy area is needed. srk has the path's
     time integral as well, in law. reversible_heun is left out: it carries a drift from one step into the next, where an
@@ -69,8 +73,8 @@ class Torchsde(FixedStepSolver):
     srk, 3 for the 2 stages of its form for additive noise, where the one for diagonal noise takes 10 for 4). midpoint's
     stage sees the noise g dB/2, whose variance is half of the mean over the step: the term f'' g^2 dt^2/4 of the mean
     comes out as f'' g^2 dt^2/8. A linear drift has no f'', and shows order 2 (the mixture: 0.8 to 1.0). euler equals
-    ``euler_maruyama``, heun ``stochastic_heun``. torchsde asks for the drift once more to check its shape: at the first
-    state, and the value is used for the first step.
+    ``euler_maruyama``, heun ``stochastic_heun``. torchsde asks for the drift at the first
+    state to check its shape; the first step uses that value.
 
     ``stepping: adaptive`` has the settings ``rtol`` and ``atol``: torchsde doubles steps, three steps an attempt, all
     counted, on the whole batch at once, and the grid gives the ends only. Its least step is 0 here: it accepts a
@@ -173,8 +177,8 @@ class _Adaptive(AdaptiveSolver):
 
 
 def _terms(sde: ForwardSDE, t: Time, dt: Time) -> tuple[Time, Time, Time]:
-    """At t, with dt the length of the step and u counting steps: dx = (a x + b score) du + g dB."""
-    return dt * sde.drift_coefficient(t), -dt * sde.diffusion_squared(t), sde.diffusion(t) * (-dt) ** 0.5
+    """At t, with dt the length of the step and u counting steps: dx = (a x + b score) du + g dw."""
+    return dt * sde.drift_coefficient(t), -dt * sde.diffusion_squared(t), sde.diffusion(t)
 
 
 def _coefficients(sde: ForwardSDE, t: Array, s: Array) -> tuple[Array, ...]:
@@ -249,11 +253,10 @@ class _Path:
         self.interval = min(int(start), len(self.times) - 2)
         if end - start < LEAST_STEP and end < len(self.times) - 1:
             raise DivergenceError("torchsde's step vanishes")
-        scale = math.sqrt(-self.dt)
         if return_U:
             dw, integral = self._integral(start, end)
-            return self._flat(dw) / scale, self._flat(integral) / (scale * -self.dt)
-        dw = scaled(1 / scale, self._flat(self._brownian.dw(self._where(start), self._where(end))))
+            return self._flat(dw), self._flat(integral) / -self.dt
+        dw = self._flat(self._brownian.dw(self._where(start), self._where(end)))
         return (dw, None) if return_A else dw
 
     def _integral(self, start: float, end: float) -> Increment:
@@ -289,25 +292,38 @@ class _ReverseSDE:
         self.path: Any = None
         self._process = process
         self._shape = x.shape
-        self._first: tuple[Tensor, Tensor] | None = None
-        self._checked = False
+        self._first: tuple[Tensor | None, Tensor] = None, x
+        self._asks = 0
 
     def f(self, u: Tensor, y: Tensor) -> Tensor:
-        """Drift in u. The check of shapes asks for the value at the first state; the first step has it from there."""
-        if self._first is not None:
-            (asked, value), self._first = self._first, None
-            if float(u) == 0 and asked is y:
-                return value
-        t, a, b, _ = self._terms(float(u))
-        x = y.reshape(self._shape)
-        drift = combine(a, x, (b,), (self._process.score(x, t),)).reshape(y.shape)
-        if not self._checked:
-            self._checked, self._first = True, (y, drift)
-        return drift
+        """Drift in u."""
+        return self._drift(float(u), y, self._terms(float(u)))
 
     def g(self, u: Tensor, y: Tensor) -> Tensor:
         """Diffusion in u."""
-        return torch.full_like(y if self.noise_type == "diagonal" else y[..., None], self._terms(float(u))[3])
+        return self._diffusion(y, self._terms(float(u)))
+
+    def f_and_g(self, u: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Drift and diffusion in u."""
+        start = float(u)
+        terms = self._terms(start)
+        return self._drift(start, y, terms), self._diffusion(y, terms)
+
+    def _diffusion(self, y: Tensor, terms: tuple[float, ...]) -> Tensor:
+        return torch.full_like(y if self.noise_type == "diagonal" else y[..., None], terms[3])
+
+    def _drift(self, u: float, y: Tensor, terms: tuple[float, ...]) -> Tensor:
+        """The drift at the first state, which both checks of shapes ask for, serves the first step too."""
+        if self._asks <= CHECKS:
+            self._asks += 1
+            if u == 0 and y is self._first[0]:
+                return self._first[1]
+        t, a, b, _ = terms
+        x = y.reshape(self._shape)
+        drift = combine(a, x, (b,), (self._process.score(x, t),)).reshape(y.shape)
+        if self._asks == 1:
+            self._first = y, drift
+        return drift
 
     def _terms(self, u: float) -> tuple[float, ...]:
         """Time, and the terms there; where a step of the grid begins they are kept."""
