@@ -1,6 +1,7 @@
 """Bits per dimension of images by one solve, with what is known of each of its errors."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,7 +16,7 @@ from pretrained.data import dequantise
 from pretrained.zoo import DequantisingFlow
 from solvers.bound import variational_bound
 from solvers.density_errors import mixture_log_density, prior_mismatch, smoothing
-from solvers.divergence import Hutchinson, Law, make_probes
+from solvers.divergence import Divergence, Hutchinson, HutchPlusPlus, Law, make_probes
 from solvers.errors import UsageError
 from solvers.grids import make_grid
 from solvers.likelihood import bits_per_dim, log_density
@@ -41,6 +42,7 @@ class Plan:
         n: images, the first of the split.
         draws: dequantisations of each.
         probes: Hutchinson probes of each draw.
+        sketch: directions of Hutch++'s sketch, each two derivative passes more; 0 for Hutchinson's estimate.
         law: of the probes.
         seed: of dequantisation and probes.
         batch_size: images solved at once, each with all its draws; None for all.
@@ -50,6 +52,7 @@ class Plan:
     n: int
     draws: int = 2
     probes: int = 2
+    sketch: int = 0
     law: Law = "rademacher"
     seed: int = 0
     batch_size: int | None = None
@@ -78,8 +81,14 @@ class ImageSolve:
 
     @property
     def nfe(self) -> float:
-        """Evaluations a dequantised image, each with a derivative pass a probe."""
+        """Evaluations a dequantised image."""
         return sum(e.rows for e in self.evaluations) / len(self.x)
+
+    @property
+    def derivative_passes(self) -> float:
+        """Derivative passes a dequantised image."""
+        per_evaluation = self.evaluations[0].derivative_passes / self.evaluations[0].calls
+        return self.nfe * per_evaluation
 
 
 @dataclass(frozen=True)
@@ -88,15 +97,15 @@ class Converged:
 
     Attributes:
         bits: of the converged solve, the plan's draws and probes.
-        prior: what they are too high by because the prior stands for the law at t_max, the mean of log2 p_t_max -
-            log2 p_prior at the encodings over D.
-        smoothing: what they are too high by because t_min stands for 0, the mean of log2 p_0 - log2 p_t_min over D.
+        prior: what each image's are too high by because the prior stands for the law at t_max, log2 p_t_max -
+            log2 p_prior at the encodings over D, (n,).
+        smoothing: what they are too high by because t_min stands for 0, log2 p_0 - log2 p_t_min over D, (n,).
         bound: estimates of the variational upper bound, bits/dim of an image and draw, (n, draws).
     """
 
     bits: Tensor
-    prior: float
-    smoothing: float
+    prior: Tensor
+    smoothing: Tensor
     bound: Tensor
 
 
@@ -124,10 +133,22 @@ def dequantisation(
     return model.scale * dequantise(values, model.levels, uniform) + model.offset, log_q.double()
 
 
-def image_probes(model: ImageModel, plan: Plan, draw: int, first: int, n: int) -> Tensor:
-    """Probes of these images in a draw, (probes, n, ...)."""
+def image_divergence(model: ImageModel, plan: Plan, draws: Sequence[int], first: int, n: int) -> Divergence:
+    """The plan's estimate of the divergence, of these images in some of its draws, draw by draw."""
+
+    def drawn(word: str, count: int) -> Tensor:
+        return torch.cat([image_probes(model, plan, draw, first, n, word, count) for draw in draws], 1)
+
+    probes = drawn("probe", plan.probes)
+    return HutchPlusPlus(drawn("sketch", plan.sketch), probes) if plan.sketch else Hutchinson(probes)
+
+
+def image_probes(
+    model: ImageModel, plan: Plan, draw: int, first: int, n: int, word: str = "probe", count: int | None = None
+) -> Tensor:
+    """Probes of these images in a draw, (count, n, ...), the plan's number of them unless given."""
     normals = model.normals(n, plan.seed, first)
-    names = [_stream("probe", draw, k) for k in range(plan.probes)]
+    names = [_stream(word, draw, k) for k in range(plan.probes if count is None else count)]
     return make_probes(torch.stack([normals.normal(name) for name in names]), plan.law)
 
 
@@ -155,10 +176,10 @@ def image_likelihood(model: ImageModel, solver: Solver, ts: Tensor, plan: Plan) 
         n = min(size, plan.n - first)
         drawn = [dequantisation(model, plan, draw, first, n) for draw in range(plan.draws)]
         x, log_q = (torch.cat(parts) for parts in zip(*drawn, strict=True))
-        probes = torch.cat([image_probes(model, plan, draw, first, n) for draw in range(plan.draws)], 1)
+        divergence = image_divergence(model, plan, range(plan.draws), first, n)
         process = model.process()
         began = now(model.device)
-        found = log_density(solver, process, x, ts, Hutchinson(probes))
+        found = log_density(solver, process, x, ts, divergence)
         seconds += now(model.device) - began
         bound = found.by_probe.double() - log_q[:, None]
         own = bits_per_dim(bound, x[0].numel(), model.levels, model.scale).cpu()
@@ -185,7 +206,7 @@ def converged(model: ImageModel, plan: Plan) -> Converged:
     }
     inputs = {"states": states, "points": points}
     found = kept("likelihood", inputs, facts, lambda: _converged(model, plan, points))
-    return Converged(found["bits"], float(found["prior"]), float(found["smoothing"]), found["bound"])
+    return Converged(found["bits"], found["prior"], found["smoothing"], found["bound"])
 
 
 def _converged(model: ImageModel, plan: Plan, points: Tensor) -> dict[str, Tensor]:
@@ -197,19 +218,23 @@ def _converged(model: ImageModel, plan: Plan, points: Tensor) -> dict[str, Tenso
     per_draw, size = [], plan.n if plan.batch_size is None else plan.batch_size
     bounds = []
     log_q = solve.log_q.view(plan.draws, plan.n)
+
+    def by_image(values: Tensor) -> Tensor:
+        return values.view(plan.draws, plan.n).mean(0).cpu() / nats
+
     for draw, x in enumerate(solve.x.view(plan.draws, plan.n, *solve.x.shape[1:])):
         for first in range(0, plan.n, size):
             part = x[first : first + size]
-            probes = Hutchinson(image_probes(model, plan, draw, first, len(part)))
-            per_draw.append(smoothing(model.process(), part, sde.t_min_likelihood, probes))
+            divergence = image_divergence(model, plan, [draw], first, len(part))
+            per_draw.append(smoothing(model.process(), part, sde.t_min_likelihood, divergence))
             normals = model.normals(len(part), plan.seed + draw, first)
             bound = variational_bound(model.process(), part, normals, BOUND_DRAWS, model.scale / model.levels)
             bound = bound + log_q[draw, first : first + size]
             bounds.append(bits_per_dim(-bound, x[0].numel(), model.levels, model.scale).cpu())
     return {
         "bits": solve.bits,
-        "prior": -prior_mismatch(sde, solve.end, law).mean() / nats,
-        "smoothing": -torch.cat(per_draw).mean() / nats,
+        "prior": by_image(-prior_mismatch(sde, solve.end, law)),
+        "smoothing": by_image(-torch.cat(per_draw)),
         "bound": torch.cat(bounds).view(plan.draws, plan.n).T,
     }
 

@@ -32,7 +32,7 @@ def bits_of(
     solver: str,
     nfe: int,
     grid: str,
-    size: tuple[int | None, int, int, int],
+    size: tuple[int | None, int, int, int, int],
     law: str,
     seed: int,
     device: torch.device,
@@ -47,7 +47,7 @@ def bits_of(
         solver: an ODE solver as :func:`parse_solver` reads it; an adaptive one's tolerances are settings.
         nfe: evaluations a dequantised image, for fixed steps.
         grid: likewise.
-        size: images (None: all), draws, probes, images solved at once.
+        size: images (None: all), draws, probes, directions of Hutch++ (0: Hutchinson), images solved at once.
         law: of the probes.
         seed: of dequantisation and probes.
         device: where it is solved.
@@ -60,9 +60,9 @@ def bits_of(
     """
     chosen = parse_solver(solver)
     model = CheckpointModel(checkpoint, split, device, folder)
-    n, draws, probes, batch = size
+    n, draws, probes, sketch, batch = size
     flow = dequantiser_of(dequantisation, model, folder)
-    plan = Plan(n or model.size, draws, probes, cast(Law, law), seed, batch, flow)
+    plan = Plan(n or model.size, draws, probes, sketch, cast(Law, law), seed, batch, flow)
     steps = chosen.steps_for(nfe) if isinstance(chosen, FixedStepSolver) else None
     solve = image_likelihood(model, chosen, grid_upwards(grid if steps else "uniform", model.sde, steps or 1), plan)
     if not bool(solve.bits.isfinite().all()):
@@ -77,7 +77,7 @@ def bits_of(
         values[name] |= {"unit": metric.unit, "reason": found.reason}
     costs = {
         "nfe": ("evaluations", solve.nfe, "a dequantised image"),
-        "derivative_passes": ("derivative passes", solve.nfe * probes, "a dequantised image"),
+        "derivative_passes": ("derivative passes", solve.derivative_passes, "a dequantised image"),
         "seconds": ("time of the solve", solve.seconds, "seconds"),
     }
     for name, (label, value, unit) in costs.items():

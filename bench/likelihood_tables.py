@@ -50,11 +50,12 @@ def _common_text(summary: pd.DataFrame) -> str:
     """What does not depend on the solver."""
     values = {key: summary[summary.metric == key] for key in (*ERRORS_APART, "bits_per_dim")}
     converged, bound = values["bits_per_dim"], values["bits_bound"]
-    prior, smoothing = (float(values[f"bits_{name}"].value.mean()) for name in ("prior_mismatch", "smoothing"))
+    ends = (values[f"bits_{name}"] for name in ("prior_mismatch", "smoothing"))
+    prior, smoothing = (number(end.value.mean(), end.standard_error.mean()) for end in ends)
     return (
         f"Converged solve: {number(converged.floor.mean())} bits/dim. Variational bound (reverse SDE): "
-        f"{number(bound.value.mean(), bound.standard_error.mean())}. Too high by {number(prior)} "
-        f"for the prior's mismatch at t_max, and by {number(smoothing)} for the smoothing at t_min. "
+        f"{number(bound.value.mean(), bound.standard_error.mean())}. Too high by {prior} "
+        f"for the prior's mismatch at t_max, and by {smoothing} for the smoothing at t_min. "
         "Below: means over seeds at the largest budget or finest tolerance; ± is the whole standard error, images "
         "included; probes and dequantisation are their own parts of it in one seed."
     )

@@ -5,7 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from bench.dequantisation import UNIFORM, VARIATIONAL
 from bench.kinds.kind import kind_classes
@@ -76,17 +85,20 @@ class LikelihoodEntry(_Section):
         n: held-out images.
         draws: dequantisations of each.
         probes: Hutchinson probes of each of those.
+        sketch: directions of Hutch++ beside the probes; 0 for Hutchinson's estimate.
         dequantisation: ``variational`` for the dequantiser of the problem's checkpoint, or the name of one.
     """
 
     n: Annotated[int, Field(ge=2)]
     draws: PositiveInt = 2
     probes: PositiveInt = 2
+    sketch: NonNegativeInt = 0
     dequantisation: str = UNIFORM
 
     def asked(self) -> dict[str, Any]:
-        """The fields of a cell: uniform dequantisation goes without saying."""
-        return self.model_dump(exclude={"dequantisation"} if self.dequantisation == UNIFORM else None)
+        """The fields of a cell: uniform dequantisation and Hutchinson's estimate go without saying."""
+        usual = {"dequantisation": UNIFORM, "sketch": 0}
+        return {name: value for name, value in self.model_dump().items() if value != usual.get(name, ...)}
 
     @field_validator("dequantisation")
     @classmethod

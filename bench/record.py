@@ -32,6 +32,7 @@ class CellSpec(_Section):
         batch_size: samples a chunk; None for all at once.
         kind: what is computed, see :mod:`bench.kinds`.
         draws, probes: of a likelihood of images, dequantisations of each and Hutchinson probes of each of those.
+        sketch: likewise, directions of Hutch++; None for Hutchinson's estimate.
         dequantisation: likewise, ``variational`` or a dequantiser's name; None for uniform.
         metrics: those taken of a sampling cell; None for all of the problem.
         last: the last step, see :func:`solvers.solver.integrate`; None for that of the kind.
@@ -49,6 +50,7 @@ class CellSpec(_Section):
     kind: str = "sampling"
     draws: int | None = None
     probes: int | None = None
+    sketch: int | None = None
     dequantisation: str | None = None
     metrics: tuple[str, ...] | None = None
     last: LastStep | None = None
@@ -58,9 +60,8 @@ class CellSpec(_Section):
         """File stem: readable, and unique by a hash of all fields."""
         # These came later: cells without them keep the names they had.
         sampling = self.kind == "sampling"
-        later = {
-            name for name in ("draws", "probes", "dequantisation", "metrics", "last") if getattr(self, name) is None
-        }
+        fields = ("draws", "probes", "sketch", "dequantisation", "metrics", "last")
+        later = {name for name in fields if getattr(self, name) is None}
         later |= {"kind"} if sampling else set()
         content = json.dumps(self.model_dump(exclude=later), sort_keys=True).encode()
         effort = f"nfe{self.budget}" if self.budget else f"tol{self.settings['rtol']:g}"

@@ -135,7 +135,7 @@ def test_metrics_of_known_bits() -> None:
     draws, probes = 0.01 * torch.tensor([[1.0], [-1.0]]), 0.002 * torch.tensor([1.0, -1.0])
     bits = images[:, None, None] + draws + probes
     bound = images[:, None] + torch.tensor([0.5, 0.7], dtype=torch.float64)
-    beside = Converged(bits=bits - off[:, None, None], prior=0.01, smoothing=-0.02, bound=bound)
+    beside = Converged(bits=bits - off[:, None, None], prior=0.01 * images, smoothing=-0.02 * images, bound=bound)
 
     def of(key: str) -> MetricValue:
         metric = get_metric(key)
@@ -152,7 +152,9 @@ def test_metrics_of_known_bits() -> None:
     by_probes, by_draws = 0.002 * math.sqrt(2 / 16), 0.01 * math.sqrt(2 / 8)
     assert of("bits_probe_error").value == pytest.approx(by_probes, rel=1e-5)
     assert of("bits_dequantisation_error").value == pytest.approx(math.sqrt(by_draws**2 - by_probes**2), rel=1e-5)
-    assert (of("bits_prior_mismatch").value, of("bits_smoothing").value) == (0.01, -0.02)
+    for key, factor in (("bits_prior_mismatch", 0.01), ("bits_smoothing", -0.02)):
+        assert of(key).value == pytest.approx(4 * factor)
+        assert of(key).standard_error == pytest.approx(abs(factor) * float(images.std()) / 2)
 
 
 def test_the_error_of_a_known_log_density() -> None:
@@ -198,7 +200,46 @@ def test_smoothing_is_what_bits_are_too_high_by(white: Digits, monkeypatch: pyte
     x, sde = dequantised(white, plan, 0).double().flatten(1), white.sde
     square, alpha = x.square().sum(1), sde.alpha(1e-5)
     too_large = sde.sigma(1e-5) ** 2 / 2 * (4 * square - 128) - (1 - alpha) * 2 * square - 64 * math.log(alpha)
-    assert converged(white, plan).smoothing == pytest.approx(-float(too_large.mean()) / (64 * math.log(2)), rel=1e-3)
+    torch.testing.assert_close(converged(white, plan).smoothing, -too_large / (64 * math.log(2)), rtol=1e-3, atol=0)
+
+
+def test_what_the_ends_cost_is_told_image_by_image(white: Digits) -> None:
+    """The mean over an image's draws, each by the encoding of its own."""
+    both, first = (converged(white, Plan(n=6, draws=draws, probes=1)).prior for draws in (2, 1))
+    second = 2 * both - first
+    assert both.shape == (6,)
+    # Draws differ within a level, images by far more.
+    assert 0 < float((second - first).abs().max()) < 0.2 * float(first.std())
+
+
+def test_a_whole_sketch_leaves_nothing_to_the_probes(white: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hutch++ on all 64 directions: the probes agree, with the exact log p of a score that mixes coordinates."""
+    mixing = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)) / 64
+    law = -torch.eye(64) - mixing @ mixing.T
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        return (x.flatten(1) @ law).view_as(x)
+
+    monkeypatch.setattr(white, "process", lambda: ReverseProcess(white.sde, score, "score"))
+    ts, solver = grid_upwards("log_snr", white.sde, 2), get_solver("euler")
+    hutchinson, sketched = (
+        image_likelihood(white, solver, ts, Plan(n=3, draws=1, probes=2, sketch=sketch)) for sketch in (0, 64)
+    )
+    assert (hutchinson.derivative_passes, sketched.derivative_passes) == (4, 2 * (2 * 64 + 2))
+    spread = [float((solve.bits[..., 0] - solve.bits[..., 1]).abs().max()) for solve in (hutchinson, sketched)]
+    assert spread[0] > 1e-3
+    assert spread[1] < 1e-5
+    many = image_likelihood(white, solver, ts, Plan(n=3, draws=1, probes=400))
+    error = many.bits.std(2) / math.sqrt(400)
+    assert ((many.bits.mean(2) - sketched.bits.mean(2)).abs() < 4 * error).all()
+
+
+def test_a_cell_takes_a_sketch(tmp_path: Path) -> None:
+    plain, sketched = (measured(tmp_path, n=2, budget=2, sketch=sketch) for sketch in (None, 3))
+    assert plain.spec.name != sketched.spec.name
+    assert plain.cost is not None
+    assert sketched.cost is not None
+    assert (plain.cost.derivative_passes, sketched.cost.derivative_passes) == (4, 16)
 
 
 def test_seeds_change_draws_and_probes_not_images() -> None:

@@ -40,12 +40,16 @@ def test_the_likelihood_of_a_checkpoint(call: Call, monkeypatch: pytest.MonkeyPa
     assert (values["nfe"]["value"], values["derivative_passes"]["value"]) == (8, 24)
     assert values["bits_dequantisation_error"]["reason"] == "a single draw or probe"
     assert values["bits_probe_error"]["value"] > 0
+    assert values["bits_prior_mismatch"]["error"] > 0
+    code, out, _ = call(*asked, "--device", "cpu", "--sketch", "2", "--json")
+    assert (code, json.loads(out)["derivative_passes"]["value"]) == (0, 8 * (2 * 2 + 3))
     code, out, _ = call(*asked, "--device", "cpu", "--data", "train")
     assert code == 0
     assert "variational bound, bits per dimension" in " ".join(out.split())
     for change, text in (
         (("--solver", "ancestral"), "likelihood needs an ODE solver; got 'ancestral'"),
         (("--law", "gauss"), "no law 'gauss'; did you mean 'gaussian'"),
+        (("--sketch", "65"), "a sketch has at most 64 directions, the dimension; got 65"),
         (("--data", "tset"), "no split 'tset'; did you mean 'test'"),
         (("--n", "600"), "there are 599 images; got 600"),
     ):

@@ -116,6 +116,7 @@ def likelihood(
     n: Annotated[int | None, typer.Option(min=2, help="images, the first of the split [all]")] = None,
     draws: Annotated[int, typer.Option(min=1, help="dequantisations of an image")] = 2,
     probes: Annotated[int, typer.Option(min=1, help="Hutchinson probes of a draw")] = 2,
+    sketch: Annotated[int, typer.Option(min=0, help="directions of Hutch++ beside the probes, two passes each")] = 0,
     law: Annotated[str, typer.Option(help="of the probes: rademacher or gaussian")] = "rademacher",
     dequantisation: Annotated[
         str, typer.Option(help="uniform, variational, or name or card (.yaml) of a dequantiser")
@@ -133,7 +134,7 @@ def likelihood(
 
     load_plugins(plugin)
     where = resolve_device(device)
-    size = (n, draws, probes, batch_size)
+    size = (n, draws, probes, sketch, batch_size)
     values = bits_of(checkpoint, data, solver, nfe, grid, size, law, seed, where, folder, dequantisation)
     if as_json:
         sys.stdout.write(json.dumps(values, indent=1) + "\n")

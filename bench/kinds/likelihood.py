@@ -13,13 +13,13 @@ from bench import environment
 from bench.dequantisation import dequantiser_of
 from bench.kinds.kind import Cell, Kind, failure, register_kind
 from bench.kinds.sampling import BARE_CALLS, WARM_UP_SAMPLES, Solve, cost_of
-from bench.likelihood import Plan, converged, dequantised, grid_upwards, image_likelihood, image_probes
+from bench.likelihood import Plan, converged, dequantised, grid_upwards, image_divergence, image_likelihood
 from bench.metrics.bits_per_dim import LikelihoodOutcome
 from bench.metrics.log_density import DensityOutcome
 from bench.metrics.metric import Outcome, get_metric
 from bench.problems.problem import ImageProblem, Problem
 from bench.record import CellSpec, Record
-from solvers.divergence import Divergence, ExactDivergence, Hutchinson
+from solvers.divergence import Divergence, ExactDivergence
 from solvers.errors import DivergenceError
 from solvers.likelihood import log_density
 from solvers.process import Evaluations
@@ -49,7 +49,7 @@ class Likelihood(Kind):
 
     On a problem whose density is known: n draws of the law at t_min_likelihood, the divergence and the law at t_max
     exact. On images: the first n held-out ones, uniformly dequantised, with Rademacher probes; two draws of two probes
-    each, unless the cell says otherwise.
+    each and no sketch of Hutch++, unless the cell says otherwise.
     """
 
     key: ClassVar[str] = "likelihood"
@@ -125,7 +125,7 @@ def _has_images(problem: type[Problem]) -> bool:
 
 
 def _plan(spec: CellSpec, problem: Any) -> Plan:
-    asked = {name: value for name in ("draws", "probes") if (value := getattr(spec, name)) is not None}
+    asked = {name: value for name in ("draws", "probes", "sketch") if (value := getattr(spec, name)) is not None}
     flow = dequantiser_of(spec.dequantisation, problem)
     return Plan(n=spec.n, seed=spec.seed, batch_size=spec.batch_size, dequantiser=flow, **asked)
 
@@ -164,7 +164,7 @@ def _bare_seconds(spec: CellSpec, problem: Any) -> list[float]:
         plan = _plan(spec, problem)
         draws = range(plan.draws)
         x = torch.cat([dequantised(problem, plan, draw, 0, n) for draw in draws])
-        divergence = Hutchinson(torch.cat([image_probes(problem, plan, draw, 0, n) for draw in draws], 1))
+        divergence = image_divergence(problem, plan, draws, 0, n)
     process, seconds = problem.process(), []
     for _ in range(BARE_CALLS):
         began = environment.now(problem.device)

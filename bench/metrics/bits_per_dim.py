@@ -117,7 +117,8 @@ class BitsDequantisationError(BitsMetric):
 class BitsPriorMismatch(BitsMetric):
     """What ``bits_per_dim`` is too high by because the prior stands for the law at t_max, taken from training images.
 
-    Mean of log2 p_t_max - log2 p_prior over D, at the converged encodings.
+    Mean of log2 p_t_max - log2 p_prior over D, at the converged encodings. The standard error is that of the mean over
+    the images; the law at t_max has an error of its own, of the training images that stand for it.
     """
 
     key: ClassVar[str] = "bits_prior_mismatch"
@@ -125,7 +126,7 @@ class BitsPriorMismatch(BitsMetric):
     reference: ClassVar[str] = "Song et al. 2021, arXiv:2101.09258, theorem 1"
 
     def of(self, bits: Tensor, converged: Converged) -> MetricValue:
-        return MetricValue(value=converged.prior)
+        return measured(_mean, converged.prior)
 
 
 @register_metric
@@ -137,7 +138,7 @@ class BitsSmoothing(BitsMetric):
     reference: ClassVar[str] = "heat equation, see solvers.density_errors"
 
     def of(self, bits: Tensor, converged: Converged) -> MetricValue:
-        return MetricValue(value=converged.smoothing)
+        return measured(_mean, converged.smoothing)
 
 
 @register_metric
