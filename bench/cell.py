@@ -15,6 +15,7 @@ from bench.record import CellSpec, Status
 from bench.references import kept_in
 from bench.store import Store
 from pretrained import provenance
+from pretrained.data.data_set import MissingDataError
 from pretrained.published import MissingCheckpointError
 from solvers.errors import DivergenceError
 from solvers.registry import solver_classes
@@ -34,8 +35,8 @@ def load_problem(name: str, device: str) -> tuple[Problem, float]:
 def run_cell(spec: CellSpec, store: Store) -> Path:
     """Compute a cell unless its record is there, settled and made with the same files; returns the record's path.
 
-    Whatever goes wrong while it is computed becomes the record's status; a published checkpoint that is not here, too,
-    unless the cell was computed when it was.
+    Whatever goes wrong while it is computed becomes the record's status; a published checkpoint or data that are not
+    here, too, unless the cell was computed when they were.
 
     Raises:
         UsageError: the problem cannot be loaded, e.g. its checkpoint is damaged.
@@ -58,6 +59,9 @@ def run_cell(spec: CellSpec, store: Store) -> Path:
     try:
         with kept_in(store.folder / "references"):
             record, samples = kind.measure(Cell(spec, problem, metrics, load_seconds))
+    except MissingDataError as error:
+        # Without the hashes, so that the cell is computed once the data are here.
+        return store.write(failure(spec, "skipped", error.reason))
     except Exception as error:
         record, samples = failure(spec, _status_of(error), str(error), traceback.format_exc()), None
     return store.write(record.model_copy(update={"hashes": hashes}), samples)

@@ -14,7 +14,7 @@ from bench.converged_samples import SPLIT, diverged, draw_samples
 from bench.environment import ROOT
 from bench.feature_statistics import load_statistics, shipped_statistics
 from bench.image_model import CheckpointModel
-from bench.likelihood import CONVERGED, Plan, grid_upwards, image_likelihood
+from bench.likelihood import CONVERGED, MOST_IMAGES, Plan, grid_upwards, image_likelihood
 from bench.metrics.features import clipped_share
 from bench.metrics.frechet import check_number
 from bench.metrics.metric import measured
@@ -54,8 +54,8 @@ class Amount:
     batch_size: int = 256
 
 
-# Without a reference, and of the likelihood's images.
-FEW, MOST = 100, 1000
+# Samples without a reference.
+FEW = 100
 
 
 def evaluate(
@@ -88,6 +88,8 @@ def evaluate(
     if reference is not None:
         reference[1].check(model.checkpoint.shape, model.levels)
         check_number(n, reference[0].about.features)
+    if amount.images is not None and amount.images > model.size:
+        raise UsageError("evaluate", f"there are {model.size} held-out images", amount.images, "Lower --images")
     samples = draw_samples(model, data, n, amount.seed, amount.batch_size)
     levels = quantise((samples.states - model.offset) / model.scale, model.levels)
     content = picture(rows_of(levels, samples.labels), model.levels)
@@ -118,7 +120,7 @@ def evaluate(
 
 def bits_of(model: CheckpointModel, amount: Amount) -> Bits:
     """Bits/dim of the first held-out images by the converged solve; its standard error is over images."""
-    n = amount.images or min(model.size, MOST)
+    n = amount.images or min(model.size, MOST_IMAGES)
     plan = Plan(n, amount.draws, amount.probes, seed=amount.seed, batch_size=amount.batch_size)
     solver = get_solver(LIKELIHOOD_SOLVER, **CONVERGED)
     solve = image_likelihood(model, solver, grid_upwards("uniform", model.sde, 1), plan)

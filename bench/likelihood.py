@@ -30,6 +30,8 @@ from solvers.solver import Solver
 CONVERGED: dict[str, Any] = {"method": "dopri5", "rtol": 1e-6, "atol": 1e-6}
 # Training images that stand for the law at t_max.
 POINTS = 500
+# Images of a checkpoint's likelihood, unless a number is asked for.
+MOST_IMAGES = 1000
 # Times of the variational bound, a sample.
 BOUND_DRAWS = 64
 

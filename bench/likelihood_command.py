@@ -7,7 +7,7 @@ import torch
 
 from bench.dequantisation import UNIFORM, dequantiser_of
 from bench.image_model import CheckpointModel
-from bench.likelihood import Plan, converged, grid_upwards, image_likelihood
+from bench.likelihood import MOST_IMAGES, Plan, converged, grid_upwards, image_likelihood
 from bench.metrics import bits_per_dim
 from bench.metrics.metric import get_metric
 from solvers.divergence import Law
@@ -47,7 +47,7 @@ def bits_of(
         solver: an ODE solver as :func:`parse_solver` reads it; an adaptive one's tolerances are settings.
         nfe: evaluations a dequantised image, for fixed steps.
         grid: likewise.
-        size: images (None: all), draws, probes, directions of Hutch++ (0: Hutchinson), images solved at once.
+        size: images (None: all, at most 1000), draws, probes, directions of Hutch++ (0: Hutchinson), images at once.
         law: of the probes.
         seed: of dequantisation and probes.
         device: where it is solved.
@@ -62,7 +62,7 @@ def bits_of(
     model = CheckpointModel(checkpoint, split, device, folder)
     n, draws, probes, sketch, batch = size
     flow = dequantiser_of(dequantisation, model, folder)
-    plan = Plan(n or model.size, draws, probes, sketch, cast(Law, law), seed, batch, flow)
+    plan = Plan(n or min(model.size, MOST_IMAGES), draws, probes, sketch, cast(Law, law), seed, batch, flow)
     steps = chosen.steps_for(nfe) if isinstance(chosen, FixedStepSolver) else None
     solve = image_likelihood(model, chosen, grid_upwards(grid if steps else "uniform", model.sde, steps or 1), plan)
     if not bool(solve.bits.isfinite().all()):

@@ -57,7 +57,7 @@ def _common_text(summary: pd.DataFrame) -> str:
         f"{number(bound.value.mean(), bound.standard_error.mean())}. Too high by {prior} "
         f"for the prior's mismatch at t_max, and by {smoothing} for the smoothing at t_min. "
         "Below: means over seeds at the largest budget or finest tolerance; ± is the whole standard error, images "
-        "included; probes and dequantisation are their own parts of it in one seed."
+        "included; probes and dequantisation are their own parts of it in one seed, where it has two of each."
     )
 
 
@@ -72,6 +72,6 @@ def _apart(summary: pd.DataFrame) -> str:
         parts = [last.value.get(f"bits_{part}_error", np.nan) for part in ("probe", "dequantisation")]
         text = number(bits.value, bits.standard_error)
         rows.append((error.value, (name, grid, f"{bits.nfe:.0f}", text, number(error.value, error.standard_error),
-                                   *(number(part) for part in parts))))  # fmt: skip
+                                   *(None if np.isnan(part) else number(part) for part in parts))))  # fmt: skip
     heads = ("solver", "grid", "NFE", "bits/dim", "solver error", "probes", "dequantisation")
     return markdown_table(heads, (row for _, row in sorted(rows)))

@@ -113,7 +113,7 @@ def likelihood(
     solver: Annotated[str, typer.Option(help="ODE solver, name or name?setting=value")] = "dpmpp_3m",
     nfe: Annotated[int, typer.Option(min=1, help="evaluations a dequantised image, for fixed steps")] = 50,
     grid: Annotated[str, typer.Option(help="for fixed steps")] = "log_snr",
-    n: Annotated[int | None, typer.Option(min=2, help="images, the first of the split [all]")] = None,
+    n: Annotated[int | None, typer.Option(min=2, help="images, the first of the split [all, at most 1000]")] = None,
     draws: Annotated[int, typer.Option(min=1, help="dequantisations of an image")] = 2,
     probes: Annotated[int, typer.Option(min=1, help="Hutchinson probes of a draw")] = 2,
     sketch: Annotated[int, typer.Option(min=0, help="directions of Hutch++ beside the probes, two passes each")] = 0,

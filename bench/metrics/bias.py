@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench.metrics.extractors import INCEPTION
 from bench.metrics.features import FeatureMetric
-from bench.metrics.frechet import frechet_by_roots
+from bench.metrics.frechet import check_number, frechet_by_roots
 from bench.metrics.metric import measured, register_metric
 from bench.metrics.own_features import DIGITS, FASHION, OwnMetric
 from bench.record import MetricValue
@@ -54,7 +54,7 @@ class AtInfinity(FeatureMetric):
         if n < PARTS * dim:
             rule = f"each of {PARTS} parts of the samples covers the {dim} features"
             raise UsageError(self.key, rule, f"{n} samples", f"Take {PARTS * dim} or more")
-        return measured(unbiased, features, reference)
+        return measured(unbiased, features, reference).model_copy(update={"flag": check_number(n // PARTS, dim)})
 
     @staticmethod
     def statistic(features: Tensor, reference: Tensor) -> float:

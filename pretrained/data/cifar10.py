@@ -10,9 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pretrained.data.data_set import DataSet, DataSpec
+from pretrained.data.data_set import DataSet, DataSpec, MissingDataError, missing_data
 from pretrained.data.folders import FOLDER_VARIABLE, data_folder
-from solvers.errors import UsageError
 
 PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 ARCHIVE = "cifar-10-python.tar.gz"
@@ -53,10 +52,10 @@ class CIFAR10(DataSet):
         return values, torch.tensor(raw.targets)
 
 
-def _missing(root: Path, error: Exception) -> UsageError:
+def _missing(root: Path, error: Exception) -> MissingDataError:
     rule = f"its files are in {root} with the right MD5 sums, or can be downloaded"
     todo = (
         f"Put {ARCHIVE} from {PAGE}, or the folder {UNPACKED} that is in it, into {root}; {FOLDER_VARIABLE} names "
         "another folder"
     )
-    return UsageError("cifar10", rule, " ".join(str(error).split()), todo)
+    return missing_data("cifar10", rule, error, todo)

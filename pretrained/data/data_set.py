@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from solvers.errors import unknown_name
+from solvers.errors import UsageError, unknown_name
 
 SPLITS = ("train", "test")
 
@@ -41,6 +41,23 @@ class ImageData(DataSpec):
 
     values: Tensor
     labels: Tensor
+
+
+class MissingDataError(UsageError):
+    """The files of a data set are not here and could not be downloaded.
+
+    Attributes:
+        reason: in short, which and where they belong.
+    """
+
+    reason: str = ""
+
+
+def missing_data(key: str, rule: str, error: Exception, todo: str) -> MissingDataError:
+    """The error of a data set whose files should be where ``rule`` says."""
+    missing = MissingDataError(key, rule, " ".join(str(error).split()), todo)
+    missing.reason = f"data {key}: {todo}"
+    return missing
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pretrained.data.data_set import DataSet, DataSpec
+from pretrained.data.data_set import DataSet, DataSpec, missing_data
 from pretrained.data.folders import FOLDER_VARIABLE, data_folder
 from pretrained.provenance import sha256
 from solvers.errors import UsageError
@@ -112,5 +112,4 @@ def _download() -> Path:
         return Path(datasets.FashionMNIST(root, download=True).raw_folder)
     except (OSError, RuntimeError) as error:
         rule = f"its files are in {root} or {DEBIAN}, or can be downloaded"
-        what = " ".join(str(error).split())
-        raise UsageError("fashion_mnist", rule, what, TODO) from error
+        raise missing_data("fashion_mnist", rule, error, TODO) from error

@@ -9,7 +9,8 @@ from torch import Tensor
 from pretrained.data.data_set import DataSet, DataSpec
 
 SIZE = 16
-STRIDE = 4
+# Held-out patches do not overlap: an error over them counts no pixel twice.
+STRIDES = {"train": 4, "test": SIZE}
 # Every patch lies inside one tile, and every tile belongs to one part: parts share no pixel.
 TILE = 64
 # One tile in so many is held out, along diagonals: both parts see sky, roofs and leaves.
@@ -18,10 +19,10 @@ HELD_OUT = 5
 
 @dataclass(frozen=True)
 class Patches(DataSet):
-    """Patches of 3x16x16 pixels of 256 levels, 4 pixels apart inside tiles of 64x64; one tile in five is held out.
+    """Patches of 3x16x16 pixels of 256 levels inside tiles of 64x64, of which one in five is held out.
 
-    16 224 are to train on, 4 056 to test with. Labels: 0 a temple (``china.jpg``), 1 a flower (``flower.jpg``),
-    both of 427 by 640 pixels.
+    16 224 are to train on, 4 pixels apart, and 384 to test with, side by side. Labels: 0 a temple (``china.jpg``),
+    1 a flower (``flower.jpg``), both of 427 by 640 pixels.
     """
 
     key: ClassVar[str] = "patches"
@@ -42,16 +43,16 @@ class Patches(DataSet):
 
         values, labels = [], []
         for label, photograph in enumerate(load_sample_images().images):
-            patches = _patches(torch.tensor(photograph).permute(2, 0, 1), split == "test")
+            patches = _patches(torch.tensor(photograph).permute(2, 0, 1), split)
             values.append(patches)
             labels.append(torch.full((len(patches),), label))
         return torch.cat(values), torch.cat(labels)
 
 
-def _patches(photograph: Tensor, held_out: bool) -> Tensor:
-    """The patches of one photograph (3, height, width), (n, 3, SIZE, SIZE)."""
+def _patches(photograph: Tensor, split: str) -> Tensor:
+    """The patches of one photograph (3, height, width) in a part, (n, 3, SIZE, SIZE)."""
     tiles = photograph.unfold(1, TILE, TILE).unfold(2, TILE, TILE)
     rows, columns = torch.arange(tiles.shape[1])[:, None], torch.arange(tiles.shape[2])
-    chosen = tiles[:, ((rows + 2 * columns) % HELD_OUT == 0) == held_out]
-    cut = chosen.unfold(2, SIZE, STRIDE).unfold(3, SIZE, STRIDE)
+    chosen = tiles[:, ((rows + 2 * columns) % HELD_OUT == 0) == (split == "test")]
+    cut = chosen.unfold(2, SIZE, STRIDES[split]).unfold(3, SIZE, STRIDES[split])
     return cut.permute(1, 2, 3, 0, 4, 5).reshape(-1, 3, SIZE, SIZE)

@@ -6,9 +6,9 @@ import pytest
 from bench.performance import likelihood
 
 
-@pytest.fixture(scope="module")
-def table() -> pd.DataFrame:
-    return likelihood.measure("digits", repeats=1)
+@pytest.fixture(scope="module", params=likelihood.trained())
+def table(request: pytest.FixtureRequest) -> pd.DataFrame:
+    return likelihood.measure(request.param, repeats=1)
 
 
 def test_the_reference_procedure_is_the_published_one(table: pd.DataFrame) -> None:
@@ -23,6 +23,7 @@ def test_the_reference_procedure_is_the_published_one(table: pd.DataFrame) -> No
 
 def test_half_the_time_of_the_reference_at_the_same_error(table: pd.DataFrame) -> None:
     chosen = likelihood.best(table)
+    assert chosen is not None
     assert chosen.error <= likelihood.ERROR
     assert chosen.ratio <= likelihood.RATIO
 
