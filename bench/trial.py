@@ -15,8 +15,8 @@ from solvers.solver import LastStep, Solver, integrate
 
 
 def last_step_of(solver: Solver) -> LastStep:
-    """How a cell ends: without noise for a stochastic solver on a grid, otherwise with the last state."""
-    return "mean" if solver.stochastic and not solver.adaptive else "keep"
+    """How a cell ends: by the mean of the last step for a solver that has one, otherwise by the last state."""
+    return "mean" if solver.stochastic and solver.takes_path and not solver.adaptive else "keep"
 
 
 def evaluations_for_steps(budget: int, last: LastStep) -> int:

@@ -19,9 +19,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from solvers.errors import DivergenceError, UsageError, unknown_name
+from solvers.errors import DivergenceError, unknown_name
 from solvers.process import ReverseProcess
 from solvers.sde import expand
+from solvers.solver import check_tolerances
 
 Kind = Literal["I", "PI", "PID"]
 
@@ -51,8 +52,7 @@ def check(key: str, rtol: float, atol: float, controller: Kind) -> None:
     Raises:
         UsageError: a tolerance that is not positive, or an unknown controller.
     """
-    if not (0 < rtol < math.inf and 0 < atol < math.inf):
-        raise UsageError(key, "tolerances are positive", (rtol, atol), "E.g. 1e-3")
+    check_tolerances(key, rtol, atol)
     if controller not in get_args(Kind):
         raise unknown_name(key, "controller", controller, get_args(Kind))
 
@@ -83,7 +83,7 @@ class StepControl:
 
     def factor(self, error: Tensor, before: Tensor, before_2: Tensor) -> Tensor:
         """What to multiply the step with, (n,); where there are none before, ``before`` is NaN and ``before_2`` 1."""
-        # Below this the factor is ``grow`` whatever the exponents, and no error is 0.
+        # So that no error is 0.
         error = error.clamp(min=1e-12)
         b_1, b_2, b_3 = _EXPONENTS[self.kind]
         plain = error ** (-1 / self.k)

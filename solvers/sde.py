@@ -207,10 +207,18 @@ class VP(_VariancePreserving):
     Args:
         beta_min: beta(0), per unit of time.
         beta_max: beta(1), per unit of time.
+
+    Raises:
+        UsageError: a rate that is negative or not finite, or no noise at t = 1.
     """
 
     beta_min: float = 0.1
     beta_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.beta_min < math.inf and 0 < self.beta_max < math.inf):
+            rule = "beta_min is 0 or more, beta_max is positive"
+            raise UsageError(type(self).__name__.lower(), rule, (self.beta_min, self.beta_max), "E.g. 0.1 and 20")
 
     def beta(self, t: Time) -> Time:
         """Rate of noise, per unit of time."""
@@ -264,7 +272,7 @@ class VE(ForwardSDE):
         base: b, above 1, dimensionless; 25 in the tutorial of Song 2021. None for the form of the two noise levels.
 
     Raises:
-        UsageError: a base that is not above 1.
+        UsageError: a base that is not above 1, or noise levels that are not positive and rising.
     """
 
     sigma_min: float = 0.01
@@ -274,6 +282,7 @@ class VE(ForwardSDE):
     def __post_init__(self) -> None:
         if self.base is not None and not 1 < self.base < math.inf:
             raise UsageError("ve", "base is above 1", self.base, "E.g. 25")
+        _check_levels("ve", self.sigma_min, self.sigma_max)
 
     @property
     def t_min(self) -> float:
@@ -325,10 +334,16 @@ class EDM(ForwardSDE):
     Args:
         sigma_min: cut-off, units of x.
         sigma_max: end of time, units of x.
+
+    Raises:
+        UsageError: noise levels that are not positive and rising.
     """
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0
+
+    def __post_init__(self) -> None:
+        _check_levels("edm", self.sigma_min, self.sigma_max)
 
     @property
     def t_max(self) -> float:
@@ -369,9 +384,16 @@ class Cosine(_VariancePreserving):
 
     Args:
         offset: keeps the noise rate from vanishing at t = 0, dimensionless.
+
+    Raises:
+        UsageError: an offset that is negative or not finite.
     """
 
     offset: float = 0.008
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.offset < math.inf:
+            raise UsageError("cosine", "offset is 0 or more", self.offset, "E.g. 0.008")
 
     @property
     def t_max(self) -> float:
@@ -426,6 +448,12 @@ class RectifiedFlow(ForwardSDE):
         return result
 
 
+def _check_levels(who: str, low: float, high: float) -> None:
+    """Refuse noise levels, units of x, that do not rise from a positive one."""
+    if not 0 < low < high < math.inf:
+        raise UsageError(who, "0 < sigma_min < sigma_max", (low, high), "E.g. 0.01 and 50")
+
+
 SDES: dict[str, type[ForwardSDE]] = {cls.__name__.lower(): cls for cls in (VP, SubVP, VE, EDM, Cosine, RectifiedFlow)}
 
 
@@ -433,7 +461,7 @@ def get_sde(name: str, **settings: float) -> ForwardSDE:
     """The SDE of that name (``vp``, ``subvp``, ``ve``, ``edm``, ``cosine``, ``rectifiedflow``).
 
     Raises:
-        UsageError: the name or a setting is unknown.
+        UsageError: the name or a setting is unknown, or the SDE refuses its value.
     """
     if name not in SDES:
         raise unknown_name("get_sde", "SDE", name, SDES)

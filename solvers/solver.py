@@ -1,5 +1,6 @@
 """Solvers: what they declare, the loop of those with a fixed grid, and ``integrate``."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -28,6 +29,8 @@ class Solver(ABC):
         stochastic: whether it draws noise.
         adaptive: whether it chooses its own steps, to a tolerance.
         batch_coupled: whether a sample depends on the others of its batch; it is then never run in chunks.
+        takes_path: whether its noise is the increments of the path, without which its last step has a mean; normals of
+            other draws, Langevin's or churn's, stay in the state.
         constrainable: whether it imposes the process's constraint after each update.
         recommended_grid: the grid its authors use, if it has one.
         certified: the settings to certify it with, where they are not the defaults alone.
@@ -40,6 +43,7 @@ class Solver(ABC):
     stochastic: ClassVar[bool]
     adaptive: ClassVar[bool] = False
     batch_coupled: ClassVar[bool] = False
+    takes_path: ClassVar[bool] = True
     constrainable: ClassVar[bool] = False
     recommended_grid: ClassVar[str | None] = None
     certified: ClassVar[tuple[dict[str, Any], ...]] = ({},)
@@ -139,6 +143,16 @@ class AdaptiveSolver(Solver):
     adaptive: ClassVar[bool] = True
 
 
+def check_tolerances(who: str, rtol: float, atol: float) -> None:
+    """Refuse tolerances out of range.
+
+    Raises:
+        UsageError: one is not positive, or not finite.
+    """
+    if not (0 < rtol < math.inf and 0 < atol < math.inf):
+        raise UsageError(who, "tolerances are positive", (rtol, atol), "E.g. 1e-3")
+
+
 def integrate(
     solver: Solver,
     process: ReverseProcess,
@@ -157,7 +171,8 @@ def integrate(
         ts: grid of times, shape (steps + 1,), float64; decreasing, or for ODE solvers increasing.
         brownian: source of randomness, needed by stochastic solvers and under a constraint.
         last: ``keep`` the last state, take the last step's ``mean`` (no path increment in it), or follow it by a
-            ``tweedie`` step to t = 0 (one more evaluation, counted). Adaptive stochastic solvers have no ``mean``.
+            ``tweedie`` step to t = 0 (one more evaluation, counted). Adaptive stochastic solvers have no ``mean``; of
+            solvers whose noise is not the path's (``takes_path``) it is the last state.
             Under a constraint the last two end with the known part at its mean.
         differentiable: keep the graph of the solve, for a loss of its end; its memory grows with the evaluations.
 
@@ -165,13 +180,15 @@ def integrate(
         States at ts[-1] (at 0 with ``tweedie``), shape of x.
 
     Raises:
-        UsageError: the grid is not monotone, runs upwards under an SDE solver or a constraint, leaves [0, t_max], noise
-            is missing, or the solver knows no constraints.
+        UsageError: the grid is not monotone, runs upwards under an SDE solver, a constraint or ``tweedie``, leaves
+            (0, t_max], noise is missing, the solver knows no constraints, or ``last`` is unknown or not for it.
     """
     times: list[float] = ts.tolist()
     check_grid(solver, process, times)
     if last not in LAST_STEPS:
         raise unknown_name("integrate", "last step", last, LAST_STEPS)
+    if last == "tweedie" and times[-1] > times[0]:
+        raise UsageError("integrate", "a tweedie step ends a grid that runs down to t_min", times, "Take 'keep'")
     constraint = process.constraint
     if constraint is not None and not solver.constrainable:
         raise UsageError("integrate", "a constraint needs a solver of fixed steps", solver.key, "E.g. euler_maruyama")
@@ -196,7 +213,11 @@ def integrate(
 
 
 def check_grid(solver: Solver, process: ReverseProcess, times: Sequence[float]) -> None:
-    """Refuse grids that a solver cannot follow, before any evaluation."""
+    """Refuse grids that a solver cannot follow, before any evaluation.
+
+    Raises:
+        UsageError: see :func:`integrate`.
+    """
     signs = {(s > t) - (s < t) for t, s in pairwise(times)}
     if signs not in ({-1}, {1}):
         raise UsageError("integrate", "a grid has two times or more, all up or all down", times)

@@ -60,6 +60,9 @@ BESIDE: list[tuple[str, dict[str, Any], int]] = [
     *(("deis", {"order": k, "variant": "rhoab", **RK}, k) for k in (1, 2, 4)),
     *(("sa_solver", {"predictor_order": p, "corrector_order": p, "tau": 0.0, **RK}, p) for p in (1, 2, 3, 4)),
     *(("ipndm", {"order": k, "coefficients": "fixed", **RK}, min(k, 2)) for k in (1, 2, 3, 4)),
+    # Ramps: a first step that is corrected is of order 2, so that the limit is 3.
+    *(("unipc", {"predictor_order": 2, "variant": name}, 3) for name in ("bh1", "bh2", "vary_coeff")),
+    ("sa_solver", {"predictor_order": 2, "corrector_order": 3, "tau": 0.0}, 3),
 ]
 
 

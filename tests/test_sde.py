@@ -227,3 +227,20 @@ def test_get_sde():
         get_sde("subvq")
     with pytest.raises(UsageError, match=r"get_sde: vp has no setting 'beta'. Known: beta_max, beta_min"):
         get_sde("vp", beta=3.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "text"),
+    [
+        ("vp", {"beta_min": -0.1}, r"vp: beta_min is 0 or more, beta_max is positive; got \(-0.1, 20.0\)"),
+        ("subvp", {"beta_max": 0.0}, "subvp: beta_min is 0 or more"),
+        ("vp", {"beta_max": math.inf}, "beta_max is positive"),
+        ("ve", {"sigma_min": 0.0}, r"ve: 0 < sigma_min < sigma_max; got \(0.0, 50.0\)"),
+        ("edm", {"sigma_min": 5.0, "sigma_max": 1.0}, r"edm: 0 < sigma_min < sigma_max; got \(5.0, 1.0\)"),
+        ("edm", {"sigma_max": math.nan}, "edm: 0 < sigma_min < sigma_max"),
+        ("cosine", {"offset": -0.1}, "cosine: offset is 0 or more; got -0.1"),
+    ],
+)
+def test_settings_that_make_no_process_are_refused(name: str, settings: dict[str, float], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        get_sde(name, **settings)

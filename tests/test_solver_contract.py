@@ -197,6 +197,7 @@ def test_last_step_mean_takes_no_noise(solver: FixedStepSolver):
     assert torch.equal(mean[0].x, mean[1].x)
     assert mean[0].evaluations.calls == solver.nfe(8)
     # Correctors, churn and restarts draw apart from the path.
+    assert sources[0].asked == (solver.stochastic and solver.takes_path)
     if sources[0].asked:
         assert not torch.allclose(keep[0], keep[1], atol=1e-4)
         # The mean is what the noise is added to: kept states lie about it on both sides.
@@ -299,4 +300,45 @@ def test_wrong_values_are_refused(name: str):
 @pytest.mark.parametrize("predictor", ["dpmpp_2m", "torchdiffeq", "predictor_corrector"])
 def test_a_predictor_is_a_one_step_solver(predictor: str):
     with pytest.raises(UsageError, match=f"predictor_corrector: the predictor is a one-step solver; got '{predictor}'"):
+        get_solver("predictor_corrector", predictor=predictor)
+
+
+def test_a_tweedie_step_ends_no_grid_that_runs_up():
+    problem = Gaussian()
+    ts = make_grid("log_snr", problem.sde, 4).flip(0)
+    with pytest.raises(UsageError, match=r"a tweedie step ends a grid that runs down to t_min; got .*Take 'keep'"):
+        integrate(get_solver("ddim"), problem.process(), problem.prior(2, 0), ts, last="tweedie")
+
+
+@pytest.mark.parametrize(
+    ("settings", "facts"),
+    [
+        ({}, (True, True, True)),
+        ({"corrector": "ald"}, (True, False, True)),
+        ({"corrector": "ald", "predictor": "heun"}, (True, False, False)),
+        ({"corrector": "none", "predictor": "heun"}, (False, False, False)),
+        ({"corrector": "none", "predictor": "langevin?corrector=langevin"}, (True, True, False)),
+        ({"corrector": "none", "predictor": "ancestral"}, (True, False, True)),
+    ],
+)
+def test_what_predictor_corrector_declares_is_of_both_parts(settings: dict[str, Any], facts: tuple[bool, ...]):
+    solver = get_solver("predictor_corrector", **settings)
+    assert (solver.stochastic, solver.batch_coupled, solver.takes_path) == facts
+    if not solver.stochastic:
+        problem, ts = Mixture2d(), make_grid("log_snr", Mixture2d().sde, 4)
+        found, own = (
+            integrate(each, problem.process(), problem.prior(3, 0), ts) for each in (solver, get_solver("heun"))
+        )
+        assert torch.equal(found, own)
+
+
+@pytest.mark.parametrize(
+    ("predictor", "text"),
+    [
+        ("predictor_corrector?corrector=none", "the predictor is a one-step solver"),
+        ("euler_maruyama?discretisation=song", "song is a setting of its own, not of the predictor"),
+    ],
+)
+def test_predictors_with_settings_that_would_not_hold_are_refused(predictor: str, text: str):
+    with pytest.raises(UsageError, match=f"predictor_corrector: {text}; got {re.escape(repr(predictor))}"):
         get_solver("predictor_corrector", predictor=predictor)

@@ -27,7 +27,11 @@ Rule = Literal["langevin", "ald"]
 
 
 def check_langevin(who: str, rule: str, snr: float, corrector_steps: int) -> None:
-    """Refuse an unknown rule, or settings out of range."""
+    """Refuse settings out of range.
+
+    Raises:
+        UsageError: an unknown rule, an snr that is not positive, or no number of steps.
+    """
     if rule not in get_args(Rule):
         raise unknown_name(who, "corrector", rule, get_args(Rule))
     if not 0 < snr < math.inf:

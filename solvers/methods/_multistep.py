@@ -14,7 +14,7 @@ p - 1 until the history is full; its evaluations are counted.
 """
 
 import math
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -139,6 +139,17 @@ def table(a: Array, weights: Array) -> tuple[Row, ...]:
     return tuple(zip(a.tolist(), weights.tolist(), strict=True))
 
 
+@lru_cache(maxsize=TABLES)
+def adams_table(sde: ForwardSDE, times: tuple[float, ...], order: int, even: bool = False) -> tuple[Row, ...]:
+    """Rows of the Adams–Bashforth method in tau on a grid; ``even``: its weights as if steps of tau were equal."""
+    ts = np.array(times)
+    alpha = sde.alpha(ts)
+    tau = sde.sigma(ts) / alpha
+    nodes = scaled_nodes(np.arange(float(len(ts))) if even else tau, order)
+    means = interpolation_weights(nodes, *quadrature(1))
+    return table(alpha[1:] / alpha[:-1], (alpha[1:] * steps_of(tau))[:, None] * means)
+
+
 def noisy_table(sde: ForwardSDE, ts: Array, weights: Array) -> tuple[NoisyRow, ...]:
     """The rows of a grid, the linear part of the reverse SDE and its noise exact: weights (steps, count) of denoised.
 
@@ -153,23 +164,23 @@ def advance(
     process: ReverseProcess, form: Form, order: int, start: Start, x: Tensor, t: float, s: float, state: State
 ) -> tuple[Tensor, State]:
     """One step of a linear multistep method of an order."""
-    table, k, history = state
+    rows, k, history = state
     first = predict(process, form, x, t)
     values = (first, *history)[:order]
     if start == "runge_kutta" and k < order - 1 and order > 2:
         x_s = one_step(process, form, order - 1, x, t, s, first)
     else:
-        a, weights = table[k]
+        a, weights = rows[k]
         x_s = combine(a, x, weights[: len(values)], values)
-    return x_s, State(table, k + 1, values[: order - 1])
+    return x_s, State(rows, k + 1, values[: order - 1])
 
 
 def advance_noisy(
     process: ReverseProcess, count: int, x: Tensor, t: float, s: float, brownian: Any, state: State
 ) -> tuple[Tensor, State]:
     """One step of the reverse SDE by the last ``count`` denoised predictions."""
-    table, k, history = state
-    a, weights, std = table[k]
+    rows, k, history = state
+    a, weights, std = rows[k]
     values = (process.denoised(x, t), *history)[:count]
     x_s = combine(a, x, weights[: len(values)], values)
-    return x_s.add_(brownian.dw(t, s), alpha=std), State(table, k + 1, values[: count - 1])
+    return x_s.add_(brownian.dw(t, s), alpha=std), State(rows, k + 1, values[: count - 1])

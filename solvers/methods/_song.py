@@ -155,7 +155,11 @@ def links(solver: FixedStepSolver, sde: ForwardSDE, ts: Tensor) -> Iterator[Link
 
 
 def check_discretisation(solver: FixedStepSolver, value: str) -> None:
-    """Refuse an unknown discretisation."""
+    """Refuse an unknown discretisation.
+
+    Raises:
+        UsageError: there is no such one.
+    """
     if value not in get_args(Discretisation):
         raise unknown_name(solver.key, "discretisation", value, get_args(Discretisation))
 

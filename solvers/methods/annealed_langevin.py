@@ -49,6 +49,7 @@ class AnnealedLangevin(FixedStepSolver):
     family: ClassVar[str] = "Langevin"
     order: ClassVar[int | None] = None
     stochastic: ClassVar[bool] = True
+    takes_path: ClassVar[bool] = False
     certified: ClassVar[tuple[dict[str, Any], ...]] = (
         {},
         {"corrector": "langevin"},

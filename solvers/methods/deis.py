@@ -13,6 +13,7 @@ from solvers.methods._multistep import (
     Row,
     Start,
     State,
+    adams_table,
     advance,
     check,
     evaluations,
@@ -23,7 +24,6 @@ from solvers.methods._multistep import (
     steps_of,
     table,
 )
-from solvers.methods.lms import adams_table
 from solvers.process import ReverseProcess
 from solvers.registry import register
 from solvers.sde import ForwardSDE
@@ -97,8 +97,8 @@ class Deis(FixedStepSolver):
         return evaluations(steps, self.order, self.start)
 
     def init(self, process: ReverseProcess, x: Tensor, ts: Tensor) -> State:
-        table = _tab_table if self.variant == "tab" else adams_table
-        return State(table(process.sde, tuple(ts.tolist()), self.order), 0, ())
+        rows = _tab_table if self.variant == "tab" else adams_table
+        return State(rows(process.sde, tuple(ts.tolist()), self.order), 0, ())
 
     def step(
         self, process: ReverseProcess, x: Tensor, t: float, s: float, brownian: Any, state: Any

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from solvers.errors import UsageError
-from solvers.methods._heun import heun_step, ratio
+from solvers.methods._heun import heun_step, raise_noise, ratio
 from solvers.process import ReverseProcess
 from solvers.registry import register
 from solvers.solver import FixedStepSolver
@@ -49,6 +49,7 @@ class EdmStochastic(FixedStepSolver):
     inflation: float = 1.0
 
     family: ClassVar[str] = "reverse SDE"
+    takes_path: ClassVar[bool] = False
     recommended_grid: ClassVar[str | None] = "karras"
     certified: ClassVar[tuple[dict[str, Any], ...]] = (
         {},
@@ -89,7 +90,6 @@ class EdmStochastic(FixedStepSolver):
             lam = max(sde.lam(t) - math.log1p(state), sde.lam(sde.t_max))
             raised = min(sde.t_of_lam(lam), sde.t_max)
             if raised > t:
-                a, b2 = sde.transition(raised, t)
-                x = a * x + self.inflation * math.sqrt(b2) * brownian.normal(f"churn at {t!r}")
+                x = raise_noise(sde, x, t, raised, self.inflation * brownian.normal(f"churn at {t!r}"))
                 t = raised
         return heun_step(process, x, t, s), state

@@ -9,7 +9,7 @@ from torch import Tensor
 from solvers import control
 from solvers.brownian import Brownian
 from solvers.errors import UsageError
-from solvers.methods._exponential import combine, frame, krogstad, phi
+from solvers.methods._exponential import combine, frame, one_step, phi
 from solvers.methods._log_snr import march_in_lam
 from solvers.process import ReverseProcess
 from solvers.registry import register
@@ -73,18 +73,10 @@ class ExponentialRk(AdaptiveSolver):
         def attempt(
             part: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, first: Tensor
         ) -> tuple[Tensor, Tensor, Tensor | None]:
-            sde = part.sde
-            lam = sde.lam(t)
-            h = sde.lam(s) - lam
-            stage_2, stage_3, stage_4, last = krogstad(-h)
-            m = sde.t_of_lam(lam + h / 2)
-            a, b = frame(sde, "denoised", t, m)
-            d_2 = part.denoised(combine(a, x, (b * h * stage_2[0],), (first,)), m)
-            d_3 = part.denoised(combine(a, x, tuple(b * h * w for w in stage_3), (first, d_2)), m)
-            a, b = frame(sde, "denoised", t, s)
-            d_4 = part.denoised(combine(a, x, tuple(b * h * w for w in stage_4), (first, d_3)), s)
-            x_s = combine(a, x, tuple(b * h * w for w in last), (first, d_2, d_3, d_4))
+            x_s = one_step(part, "denoised", 4, x, t, s, first)
             first_s = part.denoised(x_s, s)
+            h = part.sde.lam(s) - part.sde.lam(t)
+            a, b = frame(part.sde, "denoised", t, s)
             slope = phi(2, -h)
             lower = (b * h * (phi(1, -h) - slope), b * h * slope)
             error = x_s - combine(a, x, lower, (first, first_s))

@@ -1,17 +1,16 @@
 """GGF: adaptive stochastic Heun on the reverse SDE, a step size for each sample."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from solvers.errors import DivergenceError, UsageError
+from solvers.errors import DivergenceError
 from solvers.process import ReverseProcess
 from solvers.registry import register
 from solvers.sde import expand
-from solvers.solver import AdaptiveSolver
+from solvers.solver import AdaptiveSolver, check_tolerances
 
 # First step in units of the interval; safety factor and exponent of the step's control.
 FIRST_STEP = 0.01
@@ -61,8 +60,7 @@ class Ggf(AdaptiveSolver):
     reference: ClassVar[str] = "Jolicoeur-Martineau et al. 2021, arXiv:2105.14080"
 
     def __post_init__(self) -> None:
-        if not (0 < self.rtol < math.inf and 0 < self.atol < math.inf):
-            raise UsageError(self.key, "tolerances are positive", (self.rtol, self.atol), "E.g. 0.05")
+        check_tolerances(self.key, self.rtol, self.atol)
 
     def solve(self, process: ReverseProcess, x: Tensor, ts: Tensor, brownian: Any) -> Tensor:
         start, end = float(ts[0]), float(ts[-1])

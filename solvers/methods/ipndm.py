@@ -6,8 +6,7 @@ from typing import Any, ClassVar, Literal, get_args
 from torch import Tensor
 
 from solvers.errors import unknown_name
-from solvers.methods._multistep import Start, State, advance, check, evaluations
-from solvers.methods.lms import adams_table
+from solvers.methods._multistep import Start, State, adams_table, advance, check, evaluations
 from solvers.process import ReverseProcess
 from solvers.registry import register
 from solvers.solver import FixedStepSolver

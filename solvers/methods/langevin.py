@@ -43,6 +43,7 @@ class Langevin(FixedStepSolver):
     family: ClassVar[str] = "Langevin"
     order: ClassVar[int | None] = None
     stochastic: ClassVar[bool] = True
+    takes_path: ClassVar[bool] = False
     certified: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"corrector": "langevin"})
     reference: ClassVar[str] = "Song & Ermon 2019, arXiv:1907.05600"
 

@@ -1,41 +1,14 @@
 """Linear multistep (Adams–Bashforth) in the coordinates of Karras et al.: x/alpha against sigma/alpha."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, ClassVar
 
-import numpy as np
 from torch import Tensor
 
-from solvers.methods._multistep import (
-    TABLES,
-    Row,
-    Start,
-    State,
-    advance,
-    check,
-    evaluations,
-    interpolation_weights,
-    quadrature,
-    scaled_nodes,
-    steps_of,
-    table,
-)
+from solvers.methods._multistep import Start, State, adams_table, advance, check, evaluations
 from solvers.process import ReverseProcess
 from solvers.registry import register
-from solvers.sde import ForwardSDE
 from solvers.solver import FixedStepSolver
-
-
-@lru_cache(maxsize=TABLES)
-def adams_table(sde: ForwardSDE, times: tuple[float, ...], order: int, even: bool = False) -> tuple[Row, ...]:
-    """Rows of the Adams–Bashforth method in tau on a grid; ``even``: its weights as if steps of tau were equal."""
-    ts = np.array(times)
-    alpha = sde.alpha(ts)
-    tau = sde.sigma(ts) / alpha
-    nodes = scaled_nodes(np.arange(float(len(ts))) if even else tau, order)
-    means = interpolation_weights(nodes, *quadrature(1))
-    return table(alpha[1:] / alpha[:-1], (alpha[1:] * steps_of(tau))[:, None] * means)
 
 
 @register

@@ -51,7 +51,6 @@ class PredictorCorrector(FixedStepSolver):
     discretisation: Discretisation = "grid"
 
     family: ClassVar[str] = "predictor–corrector"
-    stochastic: ClassVar[bool] = True
     recommended_grid: ClassVar[str | None] = "uniform"
     certified: ClassVar[tuple[dict[str, Any], ...]] = (
         {},
@@ -68,8 +67,11 @@ class PredictorCorrector(FixedStepSolver):
         check_langevin(self.key, "ald", self.snr, self.corrector_steps)
         check_discretisation(self, self.discretisation)
         predictor = get_solver(self.predictor)
-        if not isinstance(predictor, FixedStepSolver) or predictor.multistep or self.predictor == self.key:
+        if not isinstance(predictor, FixedStepSolver) or predictor.multistep or predictor.key == self.key:
             raise UsageError(self.key, "the predictor is a one-step solver", self.predictor, "E.g. 'reverse_diffusion'")
+        if predictor.settings.get("discretisation") == "song":
+            rule = "song is a setting of its own, not of the predictor"
+            raise UsageError(self.key, rule, self.predictor, "Give discretisation=song beside the predictor")
         if self.discretisation == "song" and not isinstance(predictor, SongPredictor):
             raise UsageError(
                 self.key, "a predictor that knows discretisation 'song'", self.predictor, "E.g. 'reverse_diffusion'"
@@ -89,8 +91,18 @@ class PredictorCorrector(FixedStepSolver):
 
     @property
     def batch_coupled(self) -> bool:  # type: ignore[override]  # depends on the settings
-        """Whether the corrector averages norms over the batch."""
-        return self.corrector == "langevin"
+        """Whether the corrector averages norms over the batch, or the predictor couples it."""
+        return self.corrector == "langevin" or self._predictor.batch_coupled
+
+    @property
+    def stochastic(self) -> bool:  # type: ignore[override]  # depends on the settings
+        """Whether the corrector or the predictor draws noise."""
+        return self.corrector != "none" or self._predictor.stochastic
+
+    @property
+    def takes_path(self) -> bool:  # type: ignore[override]  # depends on the settings
+        """Whether the predictor, whose step is the last, adds increments of the path."""
+        return self._predictor.stochastic and self._predictor.takes_path
 
     @property
     def equilibrium_variance(self) -> float | None:

@@ -24,7 +24,7 @@ class Restart(FixedStepSolver):
     down:  Heun's method in sigma/alpha on a Karras grid of ceil(share * steps) steps
 
     so many times as there are ``rounds``. The lower end is the grid's first time at which sigma/alpha <= low, its last
-    time if there is none; the upper end is at most t_max, and t_max where high lies below the lower one.
+    time if there is none; the upper end is at most t_max, and the grid's start where high lies below the lower one.
 
     Order that of its ODE method, 2, in law. 2 evaluations a step, those of the rounds included.
 
@@ -47,6 +47,7 @@ class Restart(FixedStepSolver):
     share: float = 0.2
 
     family: ClassVar[str] = "reverse SDE"
+    takes_path: ClassVar[bool] = False
     order: ClassVar[int | None] = 2
     stochastic: ClassVar[bool] = True
     recommended_grid: ClassVar[str | None] = "karras"

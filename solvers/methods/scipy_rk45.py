@@ -1,6 +1,5 @@
 """SciPy's RK45 on the probability-flow ODE, the whole batch as one vector: what Song et al. used."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -8,10 +7,10 @@ import torch
 from torch import Tensor
 
 from solvers.brownian import Brownian
-from solvers.errors import DivergenceError, UsageError
+from solvers.errors import DivergenceError
 from solvers.process import ReverseProcess
 from solvers.registry import register
-from solvers.solver import AdaptiveSolver
+from solvers.solver import AdaptiveSolver, check_tolerances
 
 
 @register
@@ -44,8 +43,7 @@ class ScipyRk45(AdaptiveSolver):
     reference: ClassVar[str] = "Song et al. 2021, arXiv:2011.13456"
 
     def __post_init__(self) -> None:
-        if not (0 < self.rtol < math.inf and 0 < self.atol < math.inf):
-            raise UsageError(self.key, "tolerances are positive", (self.rtol, self.atol), "E.g. 1e-5")
+        check_tolerances(self.key, self.rtol, self.atol)
 
     def solve(self, process: ReverseProcess, x: Tensor, ts: Tensor, brownian: Brownian | None) -> Tensor:
         from scipy.integrate import solve_ivp

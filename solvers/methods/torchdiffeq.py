@@ -14,7 +14,7 @@ from solvers.brownian import Brownian
 from solvers.errors import DivergenceError, UsageError, unknown_name
 from solvers.process import ReverseProcess
 from solvers.registry import register
-from solvers.solver import AdaptiveSolver, FixedStepSolver, Solver
+from solvers.solver import AdaptiveSolver, FixedStepSolver, Solver, check_tolerances
 
 # torchdiffeq's own choice of the first step evaluates the drift outside the interval; a first step given to it does
 # not. It is a hundredth of the interval: too long a step is rejected at the price of one attempt.
@@ -96,6 +96,7 @@ class Torchdiffeq(AdaptiveSolver):
         {"method": "adaptive_heun"},
         {"method": "euler"},
         {"method": "midpoint"},
+        {"method": "heun2"},
         {"method": "heun3"},
         {"method": "rk4"},
         {"method": "explicit_adams"},
@@ -111,8 +112,7 @@ class Torchdiffeq(AdaptiveSolver):
     def __post_init__(self) -> None:
         if self.method not in methods() or _is_fixed(self.method):
             raise unknown_name(self.key, "method", self.method, methods())
-        if not (0 < self.rtol < math.inf and 0 < self.atol < math.inf):
-            raise UsageError(self.key, "tolerances are positive", (self.rtol, self.atol), "E.g. 1e-3")
+        check_tolerances(self.key, self.rtol, self.atol)
 
     @property
     def order(self) -> int | None:  # type: ignore[override]  # depends on the setting

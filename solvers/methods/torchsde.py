@@ -8,13 +8,13 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from solvers.errors import DivergenceError, UsageError, unknown_name
+from solvers.errors import DivergenceError, unknown_name
 from solvers.methods._exponential import combine
 from solvers.methods._time_integral import Increment, halves, joined
 from solvers.process import ReverseProcess
 from solvers.registry import register
 from solvers.sde import Array, ForwardSDE, Time
-from solvers.solver import AdaptiveSolver, FixedStepSolver, Solver
+from solvers.solver import AdaptiveSolver, FixedStepSolver, Solver, check_tolerances
 
 Method = Literal["euler", "milstein", "srk", "euler_heun", "midpoint", "heun", "log_ode"]
 Stepping = Literal["fixed", "adaptive"]
@@ -105,6 +105,8 @@ class Torchsde(FixedStepSolver):
     certified: ClassVar[tuple[dict[str, Any], ...]] = (
         {},
         {"method": "milstein"},
+        {"method": "euler_heun"},
+        {"method": "log_ode"},
         {"method": "heun"},
         {"method": "midpoint"},
         {"method": "srk"},
@@ -148,6 +150,9 @@ class _Adaptive(AdaptiveSolver):
         stepping: ``adaptive``.
         rtol: relative tolerance, dimensionless.
         atol: absolute tolerance, units of x.
+
+    Raises:
+        UsageError: unknown method, or a tolerance that is not positive.
     """
 
     method: Method = "euler"
@@ -164,8 +169,7 @@ class _Adaptive(AdaptiveSolver):
 
     def __post_init__(self) -> None:
         _check_method(self.key, self.method)
-        if not (0 < self.rtol < math.inf and 0 < self.atol < math.inf):
-            raise UsageError(self.key, "tolerances are positive", (self.rtol, self.atol), "E.g. 1e-2")
+        check_tolerances(self.key, self.rtol, self.atol)
 
     def solve(self, process: ReverseProcess, x: Tensor, ts: Tensor, brownian: Any) -> Tensor:
         ends = ts[[0, -1]]
@@ -187,6 +191,11 @@ def _coefficients(sde: ForwardSDE, t: Array, s: Array) -> tuple[Array, ...]:
 
 
 def _check_method(key: str, method: str) -> None:
+    """Refuse unknown methods.
+
+    Raises:
+        UsageError: there is no such method.
+    """
     if method not in _METHODS:
         raise unknown_name(key, "method", method, _METHODS)
 

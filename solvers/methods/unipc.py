@@ -135,6 +135,11 @@ class Unipc(FixedStepSolver):
         return self.predictor_order + self.corrector
 
     @property
+    def limit_order(self) -> int | None:
+        """At most 2 after a ramp, 3 where its first step is corrected."""
+        return min(self.order, 3) if self.ramps and self.corrector else super().limit_order
+
+    @property
     def _started(self) -> int:
         """Steps that the one-step formula takes."""
         return self.predictor_order - 1 if self.start == "runge_kutta" and self.order > 2 else 0

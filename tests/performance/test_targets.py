@@ -9,8 +9,6 @@ from solvers.solver import FixedStepSolver
 
 pytest.importorskip("diffusers")
 
-# It misses its target, the tables tell by how much: the loop is torchsde's own.
-NOT_CLAIMED = {"torchsde"}
 # Slower by RATIO_TARGET with margin. ipndm lies at 4 to 5 times: the tables have it.
 CLAIMED_RATIOS = {
     ("ancestral", "DDPMScheduler"),
@@ -41,7 +39,7 @@ def table() -> pd.DataFrame:
 def above(table: pd.DataFrame, stochastic: bool, target: float) -> dict[str, float]:
     """Solvers above a target in a repeated solve, on this machine."""
     slow = table[(table.kind == "loop") & (table.solver == "ddim")].least.item() / overhead.LOOP_MICROSECONDS
-    rows = table[(table.kind == "again") & ~table.solver.isin(NOT_CLAIMED)]
+    rows = table[table.kind == "again"]
     chosen = {row.solver: row.least for row in rows.itertuples() if get_solver(row.solver).stochastic == stochastic}
     assert chosen
     return {name: value for name, value in chosen.items() if value > target * max(1.0, slow)}
