@@ -53,8 +53,8 @@ def _results() -> str:
         rows.append(texts)
     floors: list[str | None] = ["*floor*"]
     for problem, metric, _ in COLUMNS:
-        floor = points[(points.problem == problem) & (points.metric == metric)].floor.mean()
-        floors += [f"*{number(floor)}*"] * len(BUDGETS)
+        own = points[(points.problem == problem) & (points.metric == metric)]
+        floors += [f"*{number(own.floor.mean(), own.floor_error.mean())}*"] * len(BUDGETS)
     return "\n".join([markdown_table(["solver", *heads], [*rows, floors]), "", provenance_text(records)])
 
 

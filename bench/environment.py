@@ -26,20 +26,20 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device named ``auto | cpu | cuda | cuda:i``; auto takes a GPU where there is one.
+    """The device named ``auto | cpu | cuda | cuda:i``, a GPU with its number; auto takes one where there is one.
 
     Raises:
         UsageError: no such device here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch("cpu|cuda(:[0-9]+)?", name):
         raise UsageError("device", "a device is auto, cpu, cuda or cuda:i", name, "E.g. --device cpu")
     count = torch.cuda.device_count()
     kind, _, index = name.partition(":")
     if kind == "cuda" and int(index or 0) >= count:
         raise UsageError("device", f"this machine has {count} CUDA devices", name, "Take --device cpu, or auto")
-    return torch.device(name)
+    return torch.device("cuda:0" if name == "cuda" else name)
 
 
 def synchronise(device: torch.device) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from bench.kinds.kind import KINDS
+from bench.metrics.metric import metric_classes
 from bench.standings import Key, Standing, row_name, standings
 from bench.tables import markdown_table, number, plain
 
@@ -113,7 +114,8 @@ def _notes(standing: Standing) -> list[str]:
     notes = [f"Means over {seeds} seed{'s' if seeds > 1 else ''} (± standard error), n = {n} samples a seed."]
     floors = points[points.floor.notna()]
     if len(floors):
-        kind = "Converged solve" if standing.direction == "none" else "Floor, of exact samples"
+        floor = f"Floor, of {metric_classes()[standing.metric].floor_of}"
+        kind = "Converged solve" if standing.direction == "none" else floor
         notes.append(f"{kind}: {number(floors.floor.mean(), floors.floor_error.mean())}.")
     own = cells[cells.metric == standing.metric]
     if own.converged.notna().any():

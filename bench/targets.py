@@ -49,7 +49,8 @@ def targets(standing: Standing) -> list[float]:
     """
     values = standing.points.value[standing.points.value > 0]
     values = values[values <= metric_classes()[standing.metric].shown_to]
-    if standing.direction == "none" or not len(values):
+    signed = metric_classes()[standing.metric].limits[0] < 0
+    if standing.direction == "none" or signed or not len(values):
         return []
     low, high = values.min(), values.max()
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)

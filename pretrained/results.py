@@ -16,6 +16,7 @@ class TrainedOn(Section):
     ``source`` and ``licence`` are what the data set says.
     """
 
+    split: Literal["train"] = "train"
     samples: int
     levels: int | None = None
     dequantisation: Literal["uniform", "variational"] | None = None
@@ -30,9 +31,11 @@ class Result(Section):
 
     ``final_loss`` is the mean over the last tenth of the steps, ``loss_curve`` holds the means over equal parts of the
     steps, in their order. ``seconds`` are summed over the stretches of a run that was resumed, ``precision`` is that of
-    the last. ``processes`` is the number of those that shared each batch.
+    the last, ``commit`` the code's at its end. ``processes`` is the number of those that shared each batch. ``command``
+    trains the card again.
     """
 
+    command: str | None = None
     final_loss: float
     steps: int
     seconds: float

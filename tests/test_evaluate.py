@@ -201,6 +201,8 @@ def test_what_cannot_be_evaluated_is_told_before_anything_is_solved(
     ):
         with pytest.raises(UsageError, match=text):
             evaluate(name, Amount(n=n), CPU, folder)
+    with pytest.raises(UsageError, match=r"evaluate: there are 599 held-out images; got 600\. Lower --images"):
+        evaluate("digits-vp", Amount(images=600), CPU)
     other = shipped_statistics(DataSettings(name="fashion_mnist"))
     here = load_card("fashion-features").data.build().is_here
     with pytest.raises(UsageError, match=r"fashion-features: its images have the shape \(1, 28, 28\)" if here else ""):

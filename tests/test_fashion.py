@@ -266,7 +266,8 @@ def test_the_matrix_compares_processes_and_solvers_in_the_time_it_is_allowed() -
     assert all(spec.batch_size == 250 for spec in plan if not get_solver(spec.solver).batch_coupled)
     costly = {"fd_fashion_solver", "kd_fashion", "trajectory_rmse"}
     assert {(spec.problem, name) for spec in plan for name in spec.metrics or costly if name in costly} == {
-        ("fashion", "trajectory_rmse")
+        ("fashion", "trajectory_rmse"),
+        ("fashion", "fd_fashion_solver"),
     }
     others = [spec for spec in plan if spec.problem != "fashion"]
     assert {get_solver(spec.solver).stochastic for spec in others} == {True, False}, "SDE and ODE solvers"

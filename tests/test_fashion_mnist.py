@@ -6,9 +6,14 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from records import cell, compute
+from torch import Tensor
 from torchvision import datasets
 
+from bench import likelihood
+from bench.problems.digits import Digits
 from pretrained.data import fashion_mnist, load_data
+from pretrained.data.data_set import missing_data
 from pretrained.provenance import sha256
 from solvers.errors import UsageError
 
@@ -73,6 +78,22 @@ def test_what_is_missing_is_said_with_what_to_do(nowhere: Path) -> None:
         UsageError, match=r"fashion_mnist: its files are in .*no route.*apt-get install.*SCOREBENCH_DATA"
     ):
         load_data("fashion_mnist", "train")
+
+
+def test_likelihoods_without_their_data_are_skipped_until_they_are_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> Tensor:
+        raise missing_data("fashion_mnist", "its files are somewhere", OSError("no route"), "Put them there")
+
+    monkeypatch.setattr(likelihood, "CONVERGED", {"method": "dopri5", "rtol": 1e-2, "atol": 1e-2})
+    monkeypatch.setattr(likelihood, "BOUND_DRAWS", 1)
+    spec = cell("heun", problem="digits", kind="likelihood", n=2, budget=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Digits, "reference", missing)
+        record = compute(spec, tmp_path)
+    assert (record.status, record.reason) == ("skipped", "data fashion_mnist: Put them there")
+    assert compute(spec, tmp_path).status == "done", "the data have come"
 
 
 def test_another_file_is_refused(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -609,3 +609,5 @@ def test_too_few_samples_to_part_are_refused(digits: Digits) -> None:
     enough = FdDigitsAtInfinity().measure(outcome(digits, state(digits, digits.reference(64, 0, 1))))
     assert enough.value is not None
     assert enough.floor == enough.value, "the floor's own digits"
+    assert enough.flag is not None
+    assert "n = 16 is below 15 times the 16 features: biased upwards" in enough.flag, "of the smallest parts"

@@ -135,6 +135,12 @@ def test_targets_lie_between_the_worst_and_the_best_easy_first() -> None:
     assert targets(standing(done("euler", 0.7), done("heun", 0.6))) == []
 
 
+def test_a_metric_that_may_be_negative_sets_no_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert targets(curve())
+    monkeypatch.setattr(metric_classes()[METRIC], "limits", (-np.inf, np.inf))
+    assert targets(curve()) == []
+
+
 def test_no_target_lies_beyond_what_figures_show(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else coarse solves of 1e12 bits/dim would set three of four."""
     monkeypatch.setattr(metric_classes()[METRIC], "shown_to", 10.0)

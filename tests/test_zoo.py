@@ -43,6 +43,12 @@ def test_the_facts_on_a_card_hold(name: str) -> None:
     assert loaded.sha256 == card.result.sha256
     assert sum(p.numel() for p in loaded.network.parameters()) == card.result.parameters
     assert card.result.steps == card.training.steps
+    assert card.result.command == f"scorebench train {name}"
+    assert len(card.result.loss_curve) > 1
+    trained_on = card.result.trained_on
+    assert trained_on is not None
+    data_set = card.data.build()
+    assert (trained_on.split, trained_on.source, trained_on.licence) == ("train", data_set.source, data_set.licence)
     assert card.result.commit is not None
     assert card.result.dirty is False
     assert (zoo.CHECKPOINTS / f"{name}.safetensors").stat().st_size <= 6e6

@@ -94,6 +94,7 @@ class FeatureMetric(Metric):
 
     extractor: ClassVar[str]
     layer: ClassVar[int] = 0
+    floor_of: ClassVar[str] = "other real images"
     shared: ClassVar[bool] = True
 
     def hashes(self, problem: Problem, spec: CellSpec) -> dict[str, str]:

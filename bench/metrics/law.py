@@ -63,6 +63,8 @@ def law_kl(a: Law, b: Law) -> float:
 class _OfLaw(Metric):
     """Floor: the exact flow from the same prior, whose own mismatch at t_max no ODE solver mends."""
 
+    floor_of: ClassVar[str] = "the exact flow"
+
     def evaluate(self, outcome: Outcome) -> MetricValue:
         law, problem, metric = probed_law(outcome), outcome.problem, type(self)
         assert isinstance(problem, Gaussian)

@@ -39,6 +39,7 @@ class Metric(ABC):
         shown_to: figures end there, where values that say no more than "useless" would flatten the others.
         shared: whether every seed is held against the same reference, whose own sampling error no seed averages out.
         drawn: whether each seed draws a reference of its own: one seed then shows a single draw, and decides nothing.
+        floor_of: what the floor is the metric of.
         resolves: whether the floor is the reference's own error, below which no difference is told.
         reference: definition.
     """
@@ -51,6 +52,7 @@ class Metric(ABC):
     shown_to: ClassVar[float] = float("inf")
     shared: ClassVar[bool] = False
     drawn: ClassVar[bool] = False
+    floor_of: ClassVar[str] = "exact samples"
     resolves: ClassVar[bool] = False
     reference: ClassVar[str]
 

@@ -37,6 +37,7 @@ class PathwiseRmse(Metric):
     key: ClassVar[str] = "pathwise_rmse"
     label: ClassVar[str] = "pathwise RMS error"
     unit: ClassVar[str] = "units of x"
+    floor_of: ClassVar[str] = "the reference itself"
     resolves: ClassVar[bool] = True
     reference: ClassVar[str] = "global error of an ODE solver, Hairer, Nørsett & Wanner 1993, sec. II.3"
 

@@ -85,7 +85,7 @@ def _ends(problem: Problem) -> Tensor:
 
 
 def measure(name: str, repeats: int = REPEATS) -> pd.DataFrame:
-    """A row a solver and tolerance: evaluations a sample (mean, most), error, median seconds of interleaved repeats."""
+    """A row a solver and tolerance: evaluations a sample (mean, most), error, seconds (the median of ``repeats``)."""
     problem = get_problem(name)
     n = SAMPLES[name]
     x, ts = problem.prior(n, SEED), _ends(problem)
@@ -163,11 +163,12 @@ def targets(costs: pd.DataFrame) -> pd.DataFrame:
     for problem, part in ours.groupby("problem", sort=False):
         missed = [f"{row.error:g}: {row.ratio:.2f}" for row in lines_of(part) if not row.ratio <= 1.0]
         met = f"{len(part) - len(missed)} of {len(part)} errors"
-        rows.append((f"{problem}: never more evaluations than whole-batch control", met, ", ".join(missed) or None))
+        text = f"{problem}: {RECOMMENDED} never more evaluations than whole-batch control"
+        rows.append((text, met, ", ".join(missed) or None))
     best = min(lines_of(ours.dropna()), key=lambda row: float(row.ratio))
     text = f"{best.problem}, {best.error:g}: {best.ratio:.2f}"
     half = (text, None) if best.ratio <= 0.5 else (None, text)
-    rows.append(("half as many somewhere", *half))
+    rows.append((f"{RECOMMENDED}: half as many somewhere", *half))
     return pd.DataFrame(rows, columns=["target", "met", "missed"])
 
 

@@ -42,6 +42,7 @@ def write_result(
     weights = save(_stored(loop.average, card))
     commit, dirty = provenance.commit(Path(__file__).parent)
     facts = {
+        "command": f"scorebench train {card.name}",
         "final_loss": loop.final_loss(),
         "steps": loop.done,
         "seconds": round(seconds, 3),
