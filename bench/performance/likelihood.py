@@ -33,7 +33,7 @@ from solvers.registry import get_solver
 from solvers.solver import FixedStepSolver, Solver
 
 # Problem, its checkpoint and the images that are solved.
-CHECKPOINTS = {"digits": ("digits-vp", 16), "fashion": ("fashion-edm", 4)}
+CHECKPOINTS = {"digits": ("digits-vp", 16), "fashion": ("fashion-edm", 3)}
 REPEATS = 3
 # The error that both sides have to keep, bits/dim, and what ours may take of the reference's time.
 ERROR = 1e-3
