@@ -36,14 +36,14 @@ def bias_figures(records: list[Record], store: Store) -> Iterator[tuple[str, Fig
 
 
 def _rows(records: list[Record], key: str, store: Store) -> list[tuple[Record, Tensor]]:
-    """The best rows at the largest budget on the grid that most share, with their samples."""
+    """The best rows at the budget and grid that most share, the larger budget of two, with their samples."""
     seed = min(r.spec.seed for r in records)
     fixed = [r for r in records if r.spec.budget and r.spec.seed == seed]
     if not fixed:
         return []
-    budget = max(r.spec.budget or 0 for r in fixed)
-    grid = Counter(r.spec.grid for r in fixed).most_common(1)[0][0]
-    chosen = [r for r in fixed if (r.spec.budget, r.spec.grid) == (budget, grid)]
+    shared = Counter((r.spec.budget or 0, r.spec.grid) for r in fixed)
+    most = max(shared, key=lambda pair: (shared[pair], pair))
+    chosen = [r for r in fixed if (r.spec.budget, r.spec.grid) == most]
     found = [(r, store.samples(r.spec)) for r in sorted(chosen, key=lambda r: r.metrics[key].value or 0.0)]
     return [(r, samples) for r, samples in found if samples is not None][:ROWS]
 

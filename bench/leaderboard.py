@@ -8,7 +8,7 @@ import pandas as pd
 
 from bench.kinds.kind import KINDS
 from bench.metrics.metric import metric_classes
-from bench.standings import Key, Standing, row_name, standings
+from bench.standings import Key, Standing, row_name
 from bench.tables import markdown_table, number, plain
 
 # Flags told below a leaderboard; the long table has all.
@@ -48,11 +48,6 @@ class Leaderboard:
     budgets: list[int]
     rows: list[tuple[str, str, list[Entry]]]
     notes: list[str]
-
-
-def leaderboards(table: pd.DataFrame) -> list[Leaderboard]:
-    """Of every problem and metric of the long table."""
-    return [leaderboard(standing) for standing in standings(table)]
 
 
 def leaderboard(standing: Standing) -> Leaderboard:

@@ -54,11 +54,6 @@ class Likelihood:
         """Mean over the estimates, nats, (n,), float64."""
         return self.by_probe.double().mean(1)
 
-    @property
-    def probe_variance(self) -> Tensor:
-        """Variance of that mean, nats squared, (n,): of the estimates over their number; NaN where there is but one."""
-        return self.by_probe.double().var(1) / self.by_probe.shape[1]
-
 
 class LogDetProcess(ReverseProcess):
     """The process of the pair (x, y) or (x, L), flattened to (n, D + k); see the module's text.

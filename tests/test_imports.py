@@ -46,7 +46,7 @@ def test_no_package_imports_one_above_it(package: str):
 def test_importing_every_solver_loads_torch_alone():
     """Measured against what torch itself loads."""
     modules = "print(sorted({name.partition('.')[0] for name in sys.modules}))"
-    ours = "from solvers import likelihood, peers, registry; registry.solver_names(); peers.peer_names()"
+    ours = "from solvers import likelihood, peers, registry; registry.solver_names(); peers.peer_claims()"
     code = f"import sys, torch, torch.func; {modules}; {ours}; {modules}"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     before, after = (set(ast.literal_eval(line)) for line in run.stdout.splitlines())

@@ -14,7 +14,7 @@ from bench.problems.mixture import Mixture2d
 from bench.problems.problem import Problem
 from solvers.errors import UsageError
 from solvers.grids import make_grid
-from solvers.peers import get_peer, peer_names
+from solvers.peers import get_peer, peer_claims
 from solvers.peers.peer import Peer
 from solvers.peers.schedulers import MENU, NOT_ADAPTED
 from solvers.registry import get_solver, parse_solver, solver_names
@@ -53,7 +53,7 @@ def own_sde(solver: Peer) -> ForwardSDE:
 # What every peer promises
 
 
-@pytest.mark.parametrize("name", peer_names())
+@pytest.mark.parametrize("name", peer_claims())
 def test_a_peer_is_a_solver_like_any_other(name: str) -> None:
     solver = peer(name)
     problem = Mixture2d(sde=own_sde(solver))
@@ -71,7 +71,7 @@ def test_a_peer_is_a_solver_like_any_other(name: str) -> None:
     assert solver.key == name
 
 
-@pytest.mark.parametrize("name", [name for name in peer_names() if "ScoreSdeVe" not in name])
+@pytest.mark.parametrize("name", [name for name in peer_claims() if "ScoreSdeVe" not in name])
 def test_a_peer_does_not_mix_the_samples(name: str) -> None:
     solver = peer(name)
     problem = Gaussian(sde=own_sde(solver))

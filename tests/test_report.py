@@ -79,7 +79,7 @@ def test_curves_hold_a_line_a_solver(folder: Path) -> None:
 def test_the_figure_against_n_carries_the_best_rows_to_infinity(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lines end at the metric's own value, of rows at the largest budget on the grid that most share."""
+    """The lines end at the metric's own value, of rows at the budget and grid that most share."""
     problem, n = get_problem("digits"), 80
     assert isinstance(problem, ImageProblem)
     # As on CIFAR-10: features are compared with training images, likelihoods taken of held-out ones.
@@ -90,6 +90,7 @@ def test_the_figure_against_n_carries_the_best_rows_to_infinity(
         ("heun", "log_snr", 20, 4),
         ("heun", "log_snr", 10, 6),
         ("heun", "karras", 20, 1),
+        ("ancestral", "log_snr", 50, 1),
     ):
         seen = levels + noise * torch.rand(levels.shape, generator=torch.Generator().manual_seed(0))
         samples = problem.scale * seen / problem.levels + problem.offset

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from records import cell, cost, record
 
-from bench.leaderboard import Leaderboard, leaderboards, markdown
+from bench.leaderboard import Leaderboard, leaderboard, markdown
 from bench.problems.gaussian import Gaussian
 from bench.record import MetricValue, Record
 from bench.standings import standings
@@ -44,6 +44,10 @@ def adaptive(tolerance: float, nfe: float, value: Any, **spec: Any) -> Record:
     settings = {"rtol": tolerance, "atol": tolerance}
     spec = {"budget": None, "grid": "adaptive", "settings": settings, **spec}
     return record(cell("torchdiffeq", **spec), {METRIC: value}, cost=cost(nfe=nfe))
+
+
+def leaderboards(table: pd.DataFrame) -> list[Leaderboard]:
+    return [leaderboard(standing) for standing in standings(table)]
 
 
 def board(*records: Record, metric: str = METRIC) -> Leaderboard:

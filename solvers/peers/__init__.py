@@ -14,13 +14,8 @@ from solvers.solver import Solver
 LIBRARIES = ("azula", "diffusers")
 
 
-def peer_names() -> list[str]:
-    """Names of the samplers adapted, whether their library is installed or not."""
-    return list(peer_claims())
-
-
 def peer_claims() -> dict[str, str]:
-    """Where the order of each sampler adapted is claimed, by name."""
+    """Where the order of each sampler adapted is claimed, by name, whether its library is installed or not."""
     modules = {library: importlib.import_module(f"{__name__}.{library}") for library in LIBRARIES}
     return {
         f"{library}:{name}": module.MENU[name].claim
