@@ -73,6 +73,7 @@ def test_the_record_tells_what_the_network_was_trained_on(tmp_path: Path) -> Non
     assert trained_on == finished.result.trained_on
     spec = card_of(tmp_path, PATCHES).data.build()
     assert trained_on.model_dump(exclude={"sha256"}) == {
+        "split": "train",
         "samples": 16_224,
         "levels": 256,
         "dequantisation": "uniform",
