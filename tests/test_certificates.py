@@ -63,10 +63,11 @@ def test_orders_are_simulated_on_the_mixture_in_the_full_form() -> None:
     assert (line.verdict, line.interval is not None) == ("pass", True)
 
 
-@pytest.mark.parametrize(("name", "p"), [("lms", 4), ("dpmpp_3m", 3), ("unipc", 4)])
-def test_a_ramp_claims_its_order_before_the_limit_and_two_in_it(name: str, p: int) -> None:
+# unipc corrects its first step, which is then of order 2.
+@pytest.mark.parametrize(("name", "p", "limit"), [("lms", 4, 2), ("dpmpp_3m", 3, 2), ("unipc", 4, 3)])
+def test_a_ramp_claims_its_order_before_the_limit_and_less_in_it(name: str, p: int, limit: int) -> None:
     lines = {line.claim: line for line in certificate(get_solver(name), "vp", quick=True) if line.problem == "gaussian"}
-    assert (lines[BEFORE].declared, lines[LIMIT].declared) == (p, 2)
+    assert (lines[BEFORE].declared, lines[LIMIT].declared) == (p, limit)
     assert lines[BEFORE].measured >= p - 0.2  # type: ignore[operator]
     assert ORDER not in lines
     started = get_solver(name, start="runge_kutta")
