@@ -13,6 +13,7 @@ from torch import Tensor
 from bench.cell import load_problem
 from bench.kinds.likelihood import ERRORS_APART, IMAGE_METRICS
 from bench.likelihood import (
+    RESOLVED,
     Converged,
     Plan,
     converged,
@@ -23,6 +24,7 @@ from bench.likelihood import (
     image_probes,
     probe_error,
 )
+from bench.likelihood_tables import likelihood_section
 from bench.matrix import load_matrix
 from bench.metrics.bits_per_dim import BitsMetric
 from bench.metrics.log_density import DensityOutcome
@@ -30,6 +32,7 @@ from bench.metrics.metric import Outcome, get_metric
 from bench.problems.digits import Digits
 from bench.problems.gaussian import Gaussian
 from bench.record import MetricValue, Record
+from bench.tables import long_table
 from pretrained.data import dequantise, load_data
 from solvers.errors import UsageError
 from solvers.process import ReverseProcess
@@ -176,6 +179,7 @@ def test_a_cell_records_value_and_errors(white: Digits, tmp_path: Path) -> None:
     floor = record.metrics["bits_per_dim"].floor
     assert value(record, "bits_per_dim_error") == pytest.approx(abs(value(record, "bits_per_dim") - (floor or 0)))
     assert value(record, "bits_per_dim_error") > 0.001
+    assert record.metrics["bits_per_dim_error"].floor == RESOLVED
     # One probe gives the trace of a diagonal Jacobian.
     assert value(record, "bits_probe_error") < 1e-5
     assert value(record, "bits_dequantisation_error") > 1e-3
@@ -309,3 +313,11 @@ def test_the_matrix_has_every_ode_solver() -> None:
     for spec in cells:
         solver = get_solver(spec.solver, **spec.settings)
         assert not isinstance(solver, FixedStepSolver) or solver.nfe(1) <= (spec.budget or 0)
+
+
+def test_parts_that_a_cell_cannot_tell_are_dashes(white: Digits, tmp_path: Path) -> None:
+    record = measured(tmp_path, n=4, draws=1, probes=1)
+    assert record.metrics["bits_probe_error"].value is None
+    text = "\n".join(likelihood_section(long_table([record])))
+    assert "nan" not in text
+    assert text.rstrip().endswith("| – | – |")

@@ -22,6 +22,7 @@ from records import cell, fill, record
 from bench import cli
 from bench.commands import runs
 from bench.console import processors
+from bench.environment import resolve_device
 from bench.problems.gaussian import Gaussian
 from bench.standings import standings
 from bench.store import Store
@@ -439,3 +440,14 @@ def test_a_checkpoint_with_a_wrong_hash_ends_the_run_and_damages_nothing(homes: 
 def test_the_environment_may_set_the_threads(monkeypatch: pytest.MonkeyPatch, asked: str, threads: int | None) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
     assert runs.threads() == (threads or processors())
+
+
+def test_a_gpu_has_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else two names would hold two locks on one device."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [str(resolve_device(name)) for name in ("auto", "cuda", "cuda:0", "cuda:1", "cpu")] == [
+        *["cuda:0"] * 3,
+        "cuda:1",
+        "cpu",
+    ]

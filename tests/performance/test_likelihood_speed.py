@@ -31,3 +31,11 @@ def test_half_the_time_of_the_reference_at_the_same_error(table: pd.DataFrame) -
 def test_memory_is_flat_in_the_number_of_steps() -> None:
     few, many = (likelihood.peak_bytes("digits", nfe) for nfe in likelihood.MEMORY_BUDGETS)
     assert many <= few
+
+
+def test_what_does_not_keep_the_error_is_told() -> None:
+    rows = [("fashion", likelihood.REFERENCE, 0.5, 1.0, 2.0), ("fashion", "dpmpp_3m, NFE 50", 0.2, 0.3, 1.0)]
+    columns = ["problem", "procedure", "error", "ratio", "seconds"]
+    found = likelihood.targets(pd.DataFrame(rows, columns=columns))
+    assert found.iloc[0, 1:3].tolist() == ["none within the error", 0.2]
+    assert found.iloc[0, 4] == "missed"
