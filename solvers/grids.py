@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from solvers.errors import UsageError, unknown_name
-from solvers.sde import ForwardSDE
+from solvers.sde import Array, ForwardSDE
 
 KARRAS_RHO = 7.0
 EDM_LEVELS = (0.002, 80.0)
@@ -48,6 +48,11 @@ def _edm(sde: ForwardSDE, start: float, end: float, unit: Tensor) -> Tensor:
     bottom, top = (sde.t_of_lam(-math.log(level)) for level in EDM_LEVELS)
     bottom, top = bottom if low < bottom < high else low, top if low < top < high else high
     return _karras(sde, bottom, top, unit) if start < end else _karras(sde, top, bottom, unit)
+
+
+def steps_of(variable: Array) -> Array:
+    """Differences of neighbours on a grid, of times or of what follows from them."""
+    return variable[1:] - variable[:-1]
 
 
 Grid = Callable[[ForwardSDE, float, float, Tensor], Tensor]

@@ -31,10 +31,11 @@ Parametrisation = Literal["score", "noise", "denoised", "velocity"]
 PARAMETRISATIONS: tuple[Parametrisation, ...] = get_args(Parametrisation)
 
 Network = Callable[[Tensor, Tensor], Tensor]
-"""``network(x, t)``: x (n, ...), t (n,) in x's dtype and on its device; returns the prediction, shape of x."""
+"""``network(x, t)``: x (n, ...), t (n,) in x's dtype and on its device, to be read only; returns the prediction, shape
+of x."""
 
 Rule = Callable[..., tuple[Array, ...]]
-"""``rule(sde, t, s, *settings)``: coefficients of the steps from t to s, float64 arrays of any number of times."""
+"""``rule(sde, ts, *settings)``: coefficients of the steps of a grid, float64 arrays of one value a step."""
 
 # Grids whose coefficients are kept, for each rule.
 GRIDS_KEPT = 64
@@ -116,11 +117,13 @@ class ReverseProcess:
         self._part: tuple[Tensor, int] | None = None
         self._grid: tuple[float, ...] = ()
         self._tables: dict[Any, Mapping[Any, tuple[Any, ...]]] = {}
+        self._rows: dict[Any, Mapping[float, Tensor]] = {}
 
     def follow(self, times: Sequence[float]) -> None:
         """Announce the grid of a solve: what is then asked for at its times is computed for all of them at once."""
         self._grid = tuple(times)
         self._tables = {}
+        self._rows = {}
 
     def coefficients(self, rule: Rule, t: float, s: float, *settings: Any) -> tuple[float, ...]:
         """Coefficients of the step from t to s, from one pass over the announced grid that later solves find kept."""
@@ -200,9 +203,15 @@ class ReverseProcess:
         return expand(a, x) * x + expand(b, x) * raw, expand(a, trace) * dim + expand(b, trace) * trace
 
     def _times(self, x: Tensor, t: float | Tensor) -> Tensor:
-        if isinstance(t, NUMBER):
-            return x.new_full((x.shape[0],), t)
-        return t.to(x.dtype)
+        """t for each sample, (n,). Times of the grid are views of one number each, made in one pass."""
+        if not isinstance(t, NUMBER):
+            return t.to(x.dtype)
+        key = x.shape[0], x.dtype, x.device
+        rows = self._rows.get(key)
+        if rows is None:
+            rows = self._rows[key] = _time_rows(self._grid, *key)
+        row = rows.get(t)
+        return row if row is not None else x.new_full((x.shape[0],), t)
 
     def _evaluate(self, x: Tensor, t: float | Tensor) -> Tensor:
         self.evaluations.count(x.shape[0], self._part)
@@ -259,12 +268,18 @@ def _steps(
     """A row for each interval between neighbouring times."""
     if not times:
         return {}
-    ts = np.array(times)
-    columns = rule(sde, ts[:-1], ts[1:], *settings)
+    columns = rule(sde, np.array(times), *settings)
     return dict(zip(pairwise(times), zip(*(column.tolist() for column in columns), strict=True), strict=True))
 
 
 _steps_of_grid = lru_cache(maxsize=GRIDS_KEPT)(_steps)
+
+
+@lru_cache(maxsize=GRIDS_KEPT)
+def _time_rows(times: tuple[float, ...], n: int, dtype: torch.dtype, device: torch.device) -> dict[float, Tensor]:
+    """Each time as (n,), in no memory of its own."""
+    row = torch.from_numpy(np.array(times)).to(device, dtype)
+    return dict(zip(times, row.expand(n, -1).unbind(1), strict=True))
 
 
 @lru_cache(maxsize=GRIDS_KEPT)

@@ -125,6 +125,10 @@ class ForwardSDE(ABC):
     def t_of_lam(self, lam: Time) -> Time:
         """The time at which log(alpha/sigma) is ``lam``."""
 
+    def levels(self, t: Time) -> tuple[Time, Time, Time]:
+        """alpha, sigma and lam at once."""
+        return self.alpha(t), self.sigma(t), self.lam(t)
+
     def diffusion(self, t: Time) -> Time:
         """g(t)."""
         result: Time = _lib(t).sqrt(self.diffusion_squared(t))
@@ -184,20 +188,30 @@ class _VariancePreserving(ForwardSDE):
         return result
 
     def sigma(self, t: Time) -> Time:
-        lib = _lib(t)
-        result: Time = lib.sqrt(-lib.expm1(2 * self.log_alpha(t)))
-        return result
+        return self._sigma(self.log_alpha(t))
 
     def diffusion_squared(self, t: Time) -> Time:
         return -2 * self.drift_coefficient(t)
 
     def lam(self, t: Time) -> Time:
-        log_alpha, lib = self.log_alpha(t), _lib(t)
-        result: Time = log_alpha - lib.log(-lib.expm1(2 * log_alpha)) / 2
-        return result
+        return self._lam(self.log_alpha(t))
+
+    def levels(self, t: Time) -> tuple[Time, Time, Time]:
+        log_alpha = self.log_alpha(t)
+        return _lib(t).exp(log_alpha), self._sigma(log_alpha), self._lam(log_alpha)
 
     def t_of_lam(self, lam: Time) -> Time:
         return self.t_of_log_alpha(_log_sigmoid(2 * lam) / 2)
+
+    def _sigma(self, log_alpha: Time) -> Time:
+        lib = _lib(log_alpha)
+        result: Time = lib.sqrt(-lib.expm1(2 * log_alpha))
+        return result
+
+    def _lam(self, log_alpha: Time) -> Time:
+        lib = _lib(log_alpha)
+        result: Time = log_alpha - lib.log(-lib.expm1(2 * log_alpha)) / 2
+        return result
 
 
 @dataclass(frozen=True)
@@ -241,21 +255,21 @@ class VP(_VariancePreserving):
 class SubVP(VP):
     """Sub-VP: VP's alpha with sigma = 1 - alpha^2 and g^2 = beta (1 - alpha^4)."""
 
-    def sigma(self, t: Time) -> Time:
-        result: Time = -_lib(t).expm1(2 * self.log_alpha(t))
-        return result
-
     def diffusion_squared(self, t: Time) -> Time:
         result: Time = -self.beta(t) * _lib(t).expm1(4 * self.log_alpha(t))
-        return result
-
-    def lam(self, t: Time) -> Time:
-        result: Time = self.log_alpha(t) - _lib(t).log(self.sigma(t))
         return result
 
     def t_of_lam(self, lam: Time) -> Time:
         # (1 - alpha^2)/alpha = e^-lam =: 2u, so alpha = sqrt(u^2 + 1) - u and log alpha = -asinh(u).
         result: Time = self.t_of_log_alpha(-_lib(lam).asinh(_lib(lam).exp(-lam) / 2))
+        return result
+
+    def _sigma(self, log_alpha: Time) -> Time:
+        result: Time = -_lib(log_alpha).expm1(2 * log_alpha)
+        return result
+
+    def _lam(self, log_alpha: Time) -> Time:
+        result: Time = log_alpha - _lib(log_alpha).log(self._sigma(log_alpha))
         return result
 
 

@@ -11,7 +11,7 @@ from bench.problems.mixture import Mixture2d
 from solvers.divergence import ExactDivergence, Hutchinson
 from solvers.errors import UsageError
 from solvers.process import PARAMETRISATIONS, Evaluations, Parametrisation, ReverseProcess
-from solvers.sde import SDES, Array, ForwardSDE, expand
+from solvers.sde import SDES, VP, Array, ForwardSDE, expand
 
 
 def exact(problem: Gaussian, kind: Parametrisation, x: Tensor, t: Tensor) -> Tensor:
@@ -56,9 +56,9 @@ def test_the_problems_score_is_the_exact_one():
 def test_coefficients_of_a_grid_are_computed_once_and_are_those_of_its_steps():
     calls: list[int] = []
 
-    def rule(sde: ForwardSDE, t: Array, s: Array, power: int) -> tuple[Array, ...]:
-        calls.append(len(t))
-        return (t + s) / 2, sde.alpha(t) ** power
+    def rule(sde: ForwardSDE, ts: Array, power: int) -> tuple[Array, ...]:
+        calls.append(len(ts) - 1)
+        return (ts[:-1] + ts[1:]) / 2, sde.alpha(ts[:-1]) ** power
 
     process, times = Gaussian().process(), [1.0, 0.7, 0.2, 0.1]
     alone = [process.coefficients(rule, t, s, 2) for t, s in itertools.pairwise(times)]
@@ -84,6 +84,27 @@ def test_predictions_on_an_announced_grid_are_the_same(asked: Parametrisation):
     process.follow(times)
     for t, expected in zip((*times, 0.3), before, strict=True):
         assert torch.allclose(getattr(process, asked)(x, t), expected, rtol=1e-13, atol=1e-13)
+
+
+def test_the_network_gets_a_time_for_each_sample():
+    seen: list[Tensor] = []
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        seen.append(t)
+        return x
+
+    process, times = ReverseProcess(VP(), network), [1.0, 0.5, 0.01]
+    process.follow(times)
+    for x in (torch.zeros(5, 2), torch.zeros(3, 2), torch.zeros(3, 2, dtype=torch.float64)):
+        for t in (*times, 0.3):
+            process.score(x, t)
+    # None of them changes with those after it.
+    for k, (n, dtype) in enumerate([(5, torch.float32), (3, torch.float32), (3, torch.float64)]):
+        for t, row in zip((*times, 0.3), seen[4 * k : 4 * k + 4], strict=True):
+            assert torch.equal(row, torch.full((n,), t, dtype=dtype))
+    process.follow([0.9, 0.5])
+    process.score(torch.zeros(3, 2), 0.9)
+    assert torch.equal(seen[-1], torch.full((3,), 0.9))
 
 
 def test_every_evaluation_is_counted():

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
@@ -84,6 +85,16 @@ def test_numbers_and_tensors_agree(sde: ForwardSDE, function: str):
     one_by_one = [getattr(sde, function)(value) for value in t.tolist()]
     assert all(isinstance(value, float) for value in one_by_one)
     assert values.tolist() == pytest.approx(one_by_one, rel=1e-11, abs=1e-14)
+
+
+@pytest.mark.parametrize("sde", sdes())
+def test_levels_at_once_are_those_asked_one_by_one(sde: ForwardSDE):
+    t = times(sde)
+    for t_of_a_kind in (t, t.numpy(), float(t[1])):
+        expected = [getattr(sde, name)(t_of_a_kind) for name in ("alpha", "sigma", "lam")]
+        for value, alone in zip(sde.levels(t_of_a_kind), expected, strict=True):
+            assert type(value) is type(alone)
+            assert np.array_equal(np.asarray(value), np.asarray(alone))
 
 
 @pytest.mark.parametrize("sde", sdes())

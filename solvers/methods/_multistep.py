@@ -21,6 +21,7 @@ import numpy as np
 from torch import Tensor
 
 from solvers.errors import UsageError, unknown_name
+from solvers.grids import steps_of
 from solvers.methods._exponential import Form, combine, one_step, predict
 from solvers.process import ReverseProcess
 from solvers.sde import Array, ForwardSDE
@@ -129,11 +130,6 @@ def scaled_nodes(variable: Array, count: int, first: int = 0) -> Array:
     return nodes
 
 
-def steps_of(variable: Array) -> Array:
-    """Differences of neighbours."""
-    return variable[1:] - variable[:-1]
-
-
 def table(a: Array, weights: Array) -> tuple[Row, ...]:
     """The rows of a grid: a (steps,), weights (steps, count)."""
     return tuple(zip(a.tolist(), weights.tolist(), strict=True))
@@ -150,12 +146,11 @@ def adams_table(sde: ForwardSDE, times: tuple[float, ...], order: int, even: boo
     return table(alpha[1:] / alpha[:-1], (alpha[1:] * steps_of(tau))[:, None] * means)
 
 
-def noisy_table(sde: ForwardSDE, ts: Array, weights: Array) -> tuple[NoisyRow, ...]:
+def noisy_table(ts: Array, sigma: Array, h: Array, weights: Array) -> tuple[NoisyRow, ...]:
     """The rows of a grid, the linear part of the reverse SDE and its noise exact: weights (steps, count) of denoised.
 
     a = sigma(s)/sigma(t) e^-h,     std = sigma(s) sqrt((1 - e^-2h) / (t - s)),     h = lam(s) - lam(t)
     """
-    sigma, h = sde.sigma(ts), steps_of(sde.lam(ts))
     std = sigma[1:] * np.sqrt(np.expm1(-2 * h) / steps_of(ts))
     return tuple(zip((sigma[1:] / sigma[:-1] * np.exp(-h)).tolist(), weights.tolist(), std.tolist(), strict=True))
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
+from solvers.grids import steps_of
 from solvers.methods._exponential import combine
 from solvers.methods._song import Affine, Chain, Discretisation, SongPredictor
 from solvers.process import ReverseProcess
@@ -13,11 +14,11 @@ from solvers.registry import register
 from solvers.sde import Array, ForwardSDE
 
 
-def _coefficients(sde: ForwardSDE, t: Array, s: Array) -> tuple[Array, ...]:
-    """x_s = a x + b noise + std dw."""
-    ratio, b2 = sde.transition(t, s)
-    sigma_t = sde.sigma(t)
-    return 1 / ratio, -b2 / (ratio * sigma_t), np.sqrt(b2 / (t - s)) * sde.sigma(s) / sigma_t
+def _coefficients(sde: ForwardSDE, ts: Array) -> tuple[Array, ...]:
+    """x_s = a x + b noise + std dw, with loss = -b^2/sigma(t)^2."""
+    alpha, sigma, lam = sde.levels(ts)
+    a, loss = alpha[1:] / alpha[:-1], np.expm1(-2 * steps_of(lam))
+    return a, a * sigma[:-1] * loss, sigma[1:] * np.sqrt(loss / steps_of(ts))
 
 
 @register

@@ -14,12 +14,14 @@ from solvers.sde import Array, ForwardSDE
 from solvers.solver import FixedStepSolver
 
 
-def _coefficients(sde: ForwardSDE, t: Array, s: Array, eta: float) -> tuple[Array, ...]:
+def _coefficients(sde: ForwardSDE, ts: Array, eta: float) -> tuple[Array, ...]:
     """x_s = a x + b noise + std dw."""
-    sigma_t, sigma_s = sde.sigma(t), sde.sigma(s)
-    a = sde.alpha(s) / sde.alpha(t)
+    alpha, sigma = sde.alpha(ts), sde.sigma(ts)
+    sigma_t, sigma_s = sigma[:-1], sigma[1:]
+    a = alpha[1:] / alpha[:-1]
     if not eta:
-        return a, sigma_s - a * sigma_t, np.zeros_like(a)
+        return a, sigma_s - a * sigma_t, 0 * a
+    t, s = ts[:-1], ts[1:]
     std = eta * sigma_s / sigma_t * np.sqrt(sde.transition(t, s)[1])
     return a, np.sqrt(sigma_s**2 - std**2) - a * sigma_t, std / np.sqrt(t - s)
 

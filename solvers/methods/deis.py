@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from solvers.errors import unknown_name
+from solvers.grids import steps_of
 from solvers.methods._multistep import (
     TABLES,
     Row,
@@ -21,7 +22,6 @@ from solvers.methods._multistep import (
     panels_for,
     quadrature,
     scaled_nodes,
-    steps_of,
     table,
 )
 from solvers.process import ReverseProcess

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from solvers.methods._exponential import frame
-from solvers.methods._multistep import TABLES, Row, State, advance, extrapolation, steps_of, table
+from solvers.grids import steps_of
+from solvers.methods._multistep import TABLES, Row, State, advance, extrapolation, table
 from solvers.process import ReverseProcess
 from solvers.registry import register
 from solvers.sde import ForwardSDE
@@ -18,10 +18,10 @@ from solvers.solver import FixedStepSolver
 @lru_cache(maxsize=TABLES)
 def _table(sde: ForwardSDE, times: tuple[float, ...]) -> tuple[Row, ...]:
     ts = np.array(times)
-    h = steps_of(sde.lam(ts))
-    a, b = frame(sde, "denoised", ts[:-1], ts[1:])
-    gain = -b * np.expm1(-h)
-    return table(a, np.stack([gain * weight for weight in extrapolation(h)], 1))
+    alpha, sigma, lam = sde.levels(ts)
+    h = steps_of(lam)
+    gain = -alpha[1:] * np.expm1(-h)
+    return table(sigma[1:] / sigma[:-1], np.stack([gain * weight for weight in extrapolation(h)], 1))
 
 
 @register

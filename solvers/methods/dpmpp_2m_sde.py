@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from solvers.methods._multistep import TABLES, NoisyRow, State, advance_noisy, extrapolation, noisy_table, steps_of
+from solvers.grids import steps_of
+from solvers.methods._multistep import TABLES, NoisyRow, State, advance_noisy, extrapolation, noisy_table
 from solvers.process import ReverseProcess
 from solvers.registry import register
 from solvers.sde import ForwardSDE
@@ -17,9 +18,10 @@ from solvers.solver import FixedStepSolver
 @lru_cache(maxsize=TABLES)
 def _table(sde: ForwardSDE, times: tuple[float, ...]) -> tuple[NoisyRow, ...]:
     ts = np.array(times)
-    h = steps_of(sde.lam(ts))
-    gain = -sde.alpha(ts[1:]) * np.expm1(-2 * h)
-    return noisy_table(sde, ts, np.stack([gain * weight for weight in extrapolation(h)], 1))
+    alpha, sigma, lam = sde.levels(ts)
+    h = steps_of(lam)
+    gain = -alpha[1:] * np.expm1(-2 * h)
+    return noisy_table(ts, sigma, h, np.stack([gain * weight for weight in extrapolation(h)], 1))
 
 
 @register

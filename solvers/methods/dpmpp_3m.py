@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from solvers.methods._exponential import frame
+from solvers.grids import steps_of
 from solvers.methods._multistep import (
     TABLES,
     Row,
@@ -18,7 +18,6 @@ from solvers.methods._multistep import (
     check,
     evaluations,
     scaled_nodes,
-    steps_of,
     table,
 )
 from solvers.process import ReverseProcess
@@ -30,9 +29,9 @@ from solvers.solver import FixedStepSolver
 @lru_cache(maxsize=TABLES)
 def _table(sde: ForwardSDE, times: tuple[float, ...], order: int) -> tuple[Row, ...]:
     ts = np.array(times)
-    lam = sde.lam(ts)
-    a, b = frame(sde, "denoised", ts[:-1], ts[1:])
-    return table(a, b[:, None] * adams_weights(1.0, steps_of(lam), scaled_nodes(lam, order)))
+    alpha, sigma, lam = sde.levels(ts)
+    weights = adams_weights(1.0, steps_of(lam), scaled_nodes(lam, order))
+    return table(sigma[1:] / sigma[:-1], alpha[1:, None] * weights)
 
 
 @register

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
+from solvers.grids import steps_of
 from solvers.methods._multistep import (
     TABLES,
     NoisyRow,
@@ -15,7 +16,6 @@ from solvers.methods._multistep import (
     advance_noisy,
     noisy_table,
     scaled_nodes,
-    steps_of,
 )
 from solvers.process import ReverseProcess
 from solvers.registry import register
@@ -26,9 +26,9 @@ from solvers.solver import FixedStepSolver
 @lru_cache(maxsize=TABLES)
 def _table(sde: ForwardSDE, times: tuple[float, ...]) -> tuple[NoisyRow, ...]:
     ts = np.array(times)
-    lam = sde.lam(ts)
-    weights = adams_weights(2.0, steps_of(lam), scaled_nodes(lam, 3))
-    return noisy_table(sde, ts, sde.alpha(ts[1:])[:, None] * weights)
+    alpha, sigma, lam = sde.levels(ts)
+    h = steps_of(lam)
+    return noisy_table(ts, sigma, h, alpha[1:, None] * adams_weights(2.0, h, scaled_nodes(lam, 3)))
 
 
 @register

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
+from solvers.grids import steps_of
 from solvers.methods._exponential import combine
 from solvers.process import ReverseProcess
 from solvers.registry import register
@@ -14,16 +15,17 @@ from solvers.sde import Array, ForwardSDE
 from solvers.solver import FixedStepSolver
 
 
-def _coefficients(sde: ForwardSDE, t: Array, s: Array) -> tuple[Array, ...]:
+def _coefficients(sde: ForwardSDE, ts: Array) -> tuple[Array, ...]:
     """m, and u = a_m x + b_m denoised + std_m dw,  x_s = a x + b denoised + std dw + std_s dw(m, s), dw = dw(t, m)."""
-    lam_t, lam_s = sde.lam(t), sde.lam(s)
-    m, half = sde.t_of_lam((lam_t + lam_s) / 2), (lam_s - lam_t) / 2
-    sigma_t, sigma_m, sigma_s = sde.sigma(t), sde.sigma(m), sde.sigma(s)
+    alpha, sigma, lam = sde.levels(ts)
+    half = steps_of(lam) / 2
+    m = sde.t_of_lam(lam[:-1] + half)
+    sigma_t, sigma_m, sigma_s = sigma[:-1], sde.sigma(m), sigma[1:]
     gain, decay = -np.expm1(-2 * half), np.exp(-half)
-    std_m = sigma_m * np.sqrt(gain / (t - m))
+    std_m = sigma_m * np.sqrt(gain / (ts[:-1] - m))
     stage = sigma_m / sigma_t * decay, sde.alpha(m) * gain, std_m
-    whole = sigma_s / sigma_t * decay**2, -sde.alpha(s) * np.expm1(-4 * half)
-    return m, *stage, *whole, sigma_s / sigma_m * decay * std_m, sigma_s * np.sqrt(gain / (m - s))
+    whole = sigma_s / sigma_t * decay**2, -alpha[1:] * np.expm1(-4 * half)
+    return m, *stage, *whole, sigma_s / sigma_m * decay * std_m, sigma_s * np.sqrt(gain / (m - ts[1:]))
 
 
 @register

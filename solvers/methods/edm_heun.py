@@ -11,10 +11,11 @@ from solvers.sde import Array, ForwardSDE, scaled
 from solvers.solver import FixedStepSolver
 
 
-def _coefficients(sde: ForwardSDE, t: Array, s: Array) -> tuple[Array, ...]:
+def _coefficients(sde: ForwardSDE, ts: Array) -> tuple[Array, ...]:
     """x_e = a x + weight noise."""
-    a = sde.alpha(s) / sde.alpha(t)
-    return a, sde.sigma(s) - a * sde.sigma(t)
+    alpha, sigma = sde.alpha(ts), sde.sigma(ts)
+    a = alpha[1:] / alpha[:-1]
+    return a, sigma[1:] - a * sigma[:-1]
 
 
 @register

@@ -4,8 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 from torch import Tensor
 
+from solvers.grids import steps_of
 from solvers.methods._exponential import combine
 from solvers.methods._song import Affine, Chain, Discretisation, SongPredictor
 from solvers.process import ReverseProcess
@@ -13,10 +15,11 @@ from solvers.registry import register
 from solvers.sde import Array, ForwardSDE
 
 
-def _coefficients(sde: ForwardSDE, t: Array, s: Array) -> tuple[Array, ...]:
+def _coefficients(sde: ForwardSDE, ts: Array) -> tuple[Array, ...]:
     """x_s = a x + b score + g dw."""
-    dt = s - t
-    return 1 + dt * sde.drift_coefficient(t), -dt * sde.diffusion_squared(t), sde.diffusion(t)
+    t, dt = ts[:-1], steps_of(ts)
+    g2 = sde.diffusion_squared(t)
+    return 1 + dt * sde.drift_coefficient(t), -dt * g2, np.sqrt(g2)
 
 
 @register

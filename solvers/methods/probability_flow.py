@@ -12,9 +12,9 @@ from solvers.registry import register
 from solvers.sde import Array, ForwardSDE
 
 
-def _coefficients(sde: ForwardSDE, t: Array, s: Array) -> tuple[Array, ...]:
+def _coefficients(sde: ForwardSDE, ts: Array) -> tuple[Array, ...]:
     """x_s = a x + b score."""
-    a, b2 = sde.transition(t, s)
+    a, b2 = sde.transition(ts[:-1], ts[1:])
     return 2 - a, b2 / 2
 
 

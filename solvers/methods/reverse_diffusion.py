@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
+from solvers.grids import steps_of
 from solvers.methods._exponential import combine
 from solvers.methods._song import Affine, Chain, Discretisation, SongPredictor
 from solvers.process import ReverseProcess
@@ -13,10 +14,10 @@ from solvers.registry import register
 from solvers.sde import Array, ForwardSDE
 
 
-def _coefficients(sde: ForwardSDE, t: Array, s: Array) -> tuple[Array, ...]:
+def _coefficients(sde: ForwardSDE, ts: Array) -> tuple[Array, ...]:
     """x_s = a x + b score + std dw."""
-    a, b2 = sde.transition(t, s)
-    return 2 - a, b2, np.sqrt(b2 / (t - s))
+    a, b2 = sde.transition(ts[:-1], ts[1:])
+    return 2 - a, b2, np.sqrt(-b2 / steps_of(ts))
 
 
 @register

@@ -9,8 +9,9 @@ import numpy as np
 from torch import Tensor
 
 from solvers.errors import UsageError, unknown_name
+from solvers.grids import steps_of
 from solvers.methods._exponential import combine, one_step
-from solvers.methods._multistep import TABLES, Start, State, adams_weights, scaled_nodes, steps_of
+from solvers.methods._multistep import TABLES, Start, State, adams_weights, scaled_nodes
 from solvers.process import ReverseProcess
 from solvers.registry import register
 from solvers.sde import ForwardSDE, scaled
@@ -25,13 +26,13 @@ def _table(
     sde: ForwardSDE, times: tuple[float, ...], predictor_order: int, corrector_order: int, tau: float
 ) -> tuple[_Row, ...]:
     ts = np.array(times)
-    lam, sigma = sde.lam(ts), sde.sigma(ts)
+    alpha, sigma, lam = sde.levels(ts)
     h = steps_of(lam)
 
     def weights(order: int, first: int) -> list[list[float]]:
         """Of so many evaluations at the times k + first, k + first - 1, ..., over the step from k."""
         unit = adams_weights(1 + tau**2, h, scaled_nodes(lam, order, first))
-        weighted: list[list[float]] = (sde.alpha(ts[1:])[:, None] * unit).tolist()
+        weighted: list[list[float]] = (alpha[1:, None] * unit).tolist()
         return weighted
 
     a = sigma[1:] / sigma[:-1] * np.exp(-(tau**2) * h)

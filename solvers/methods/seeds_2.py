@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
+from solvers.grids import steps_of
 from solvers.methods._exponential import combine
 from solvers.process import ReverseProcess
 from solvers.registry import register
@@ -14,16 +15,17 @@ from solvers.sde import Array, ForwardSDE
 from solvers.solver import FixedStepSolver
 
 
-def _coefficients(sde: ForwardSDE, t: Array, s: Array) -> tuple[Array, ...]:
+def _coefficients(sde: ForwardSDE, ts: Array) -> tuple[Array, ...]:
     """m, and u = a_m x + b_m noise + std_m dw,  x_s = a x + b noise + std dw + std_s dw(m, s), dw = dw(t, m)."""
-    lam_t, lam_s = sde.lam(t), sde.lam(s)
-    m, h = sde.t_of_lam((lam_t + lam_s) / 2), lam_s - lam_t
-    alpha_t, alpha_m, alpha_s = sde.alpha(t), sde.alpha(m), sde.alpha(s)
-    sigma_m, sigma_s, growth = sde.sigma(m), sde.sigma(s), np.expm1(h)
-    std_m = sigma_m * np.sqrt(growth / (t - m))
+    alpha, sigma, lam = sde.levels(ts)
+    h = steps_of(lam)
+    m = sde.t_of_lam(lam[:-1] + h / 2)
+    alpha_t, alpha_m, alpha_s = alpha[:-1], sde.alpha(m), alpha[1:]
+    sigma_m, sigma_s, growth = sde.sigma(m), sigma[1:], np.expm1(h)
+    std_m = sigma_m * np.sqrt(growth / (ts[:-1] - m))
     stage = alpha_m / alpha_t, -2 * sigma_m * np.expm1(h / 2), std_m
     whole = alpha_s / alpha_t, -2 * sigma_s * growth
-    return m, *stage, *whole, alpha_s / alpha_m * std_m, sigma_s * np.sqrt(growth / (m - s))
+    return m, *stage, *whole, alpha_s / alpha_m * std_m, sigma_s * np.sqrt(growth / (m - ts[1:]))
 
 
 @register

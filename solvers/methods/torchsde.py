@@ -185,9 +185,9 @@ def _terms(sde: ForwardSDE, t: Time, dt: Time) -> tuple[Time, Time, Time]:
     return dt * sde.drift_coefficient(t), -dt * sde.diffusion_squared(t), sde.diffusion(t)
 
 
-def _coefficients(sde: ForwardSDE, t: Array, s: Array) -> tuple[Array, ...]:
+def _coefficients(sde: ForwardSDE, ts: Array) -> tuple[Array, ...]:
     """The terms where steps begin."""
-    return _terms(sde, t, s - t)
+    return _terms(sde, ts[:-1], ts[1:] - ts[:-1])
 
 
 def _check_method(key: str, method: str) -> None:

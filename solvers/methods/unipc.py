@@ -8,7 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from solvers.errors import UsageError, unknown_name
-from solvers.methods._exponential import combine, frame, one_step
+from solvers.grids import steps_of
+from solvers.methods._exponential import combine, one_step
 from solvers.methods._multistep import (
     TABLES,
     Row,
@@ -16,7 +17,6 @@ from solvers.methods._multistep import (
     adams_weights,
     check,
     scaled_nodes,
-    steps_of,
     table,
 )
 from solvers.process import ReverseProcess
@@ -55,9 +55,9 @@ def _tables(
     sde: ForwardSDE, times: tuple[float, ...], order: int, variant: Variant
 ) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     ts = np.array(times)
-    lam = sde.lam(ts)
+    alpha, sigma, lam = sde.levels(ts)
     h, nodes = steps_of(lam), scaled_nodes(lam, order)
-    a, b = frame(sde, "denoised", ts[:-1], ts[1:])
+    a, b = sigma[1:] / sigma[:-1], alpha[1:]
     # The new prediction stands second here, next to the current one, and first in the table.
     corrector = _weights(np.concatenate([nodes[:, :1], np.ones_like(nodes[:, :1]), nodes[:, 1:]], 1), h, variant)
     corrector[:, :2] = corrector[:, 1::-1]
