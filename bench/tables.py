@@ -166,11 +166,11 @@ def _why_blank(group: pd.DataFrame) -> str | None:
 def number(value: float, error: float | None = None) -> str:
     """A value with its standard error, both to the error's second digit.
 
-    Without an error, or where one of them is tiny, in three digits.
+    Without an error, or where one of them is tiny or the value huge, in three digits.
     """
     if error is None or not np.isfinite(error) or error <= 0:
         return f"{value:#.3g}".removesuffix(".")
-    if error < 1e-4 * max(abs(value), 1e-300) or abs(value) < 1e-3:
+    if error < 1e-4 * max(abs(value), 1e-300) or not 1e-3 <= abs(value) < 1e6:
         return f"{value:.2e} ± {error:.0e}"
     digits = max(0, 1 - int(np.floor(np.log10(error))))
     return f"{value:.{digits}f} ± {error:.{digits}f}"
