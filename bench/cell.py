@@ -11,7 +11,7 @@ from bench import environment
 from bench.kinds.kind import Cell, failure, get_kind
 from bench.metrics.metric import get_metric
 from bench.problems.problem import Problem, get_problem
-from bench.record import CellSpec, Status
+from bench.record import PLUGIN, CellSpec, Status
 from bench.references import kept_in
 from bench.store import Store
 from pretrained import provenance
@@ -72,7 +72,7 @@ def _plugin_hash(solver: str) -> dict[str, str]:
     cls = solver_classes().get(solver)
     if cls is None or cls.__module__.startswith("solvers."):
         return {}
-    return {f"solver {solver}": provenance.sha256(Path(inspect.getfile(cls)).read_bytes())}
+    return {f"{PLUGIN}{solver}": provenance.sha256(Path(inspect.getfile(cls)).read_bytes())}
 
 
 def _status_of(error: Exception) -> Status:

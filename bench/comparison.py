@@ -12,7 +12,7 @@ import pandas as pd
 from bench.compare import Comparison, decided, estimate, holm, p_values, verdict_of
 from bench.metrics.metric import metric_classes
 from bench.points import sampled
-from bench.record import CellSpec, Record
+from bench.record import PLUGIN, CellSpec, Record
 from bench.store import Store
 from bench.tables import POINT, long_table
 from solvers.errors import UsageError
@@ -120,7 +120,7 @@ def _identity(spec: CellSpec) -> str:
 def _other_files(before: Record, after: Record) -> bool:
     """Whether files behind both records differ, those of the solver itself apart."""
     shared = before.hashes.keys() & after.hashes.keys()
-    return any(before.hashes[key] != after.hashes[key] for key in shared if not key.startswith("solver "))
+    return any(before.hashes[key] != after.hashes[key] for key in shared if not key.startswith(PLUGIN))
 
 
 def _changes(before: list[Record], after: list[Record]) -> Iterator[Change]:

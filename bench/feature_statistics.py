@@ -25,6 +25,8 @@ from solvers.errors import UsageError, unknown_name
 
 SHIPPED = CARDS.parent / "statistics"
 SUFFIX = ".npz"
+# Of a covariance's trace: so far from symmetric it may be, and its least eigenvalue below zero.
+ROUNDING = 1e-8
 
 
 class About(Section):
@@ -176,6 +178,11 @@ def read_statistics(path: Path) -> FeatureStatistics:
     d = about.features
     if (mean.shape, cov.shape) != ((d,), (d, d)) or {mean.dtype, cov.dtype} != {torch.float64}:
         raise _damaged(path, f"arrays of the shapes {tuple(mean.shape)} and {tuple(cov.shape)}")
+    if not (bool(mean.isfinite().all()) and bool(cov.isfinite().all())):
+        raise _damaged(path, "moments that are not finite")
+    rounding = ROUNDING * float(cov.trace())
+    if not bool(((cov - cov.T).abs() <= rounding).all()) or float(torch.linalg.eigvalsh(cov)[0]) < -rounding:
+        raise _damaged(path, "a matrix that is no covariance")
     if statistics.sha256 != expected:
         raise _damaged(path, f"content of the hash {statistics.sha256} instead of {expected}")
     return statistics

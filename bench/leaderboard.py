@@ -104,14 +104,18 @@ def _entry(point: pd.Series | None, budget: int, best: bool) -> Entry:
 
 def _notes(standing: Standing) -> list[str]:
     cells, points = standing.cells, standing.points
-    n = ", ".join(str(n) for n in sorted(cells.n.unique()))
+    most = metric_classes()[standing.metric].most
+    n = ", ".join(str(n) for n in sorted({min(n, most or n) for n in cells.n}))
     seeds = cells.seed.nunique()
     notes = [f"Means over {seeds} seed{'s' if seeds > 1 else ''} (± standard error), n = {n} samples a seed."]
     floors = points[points.floor.notna()]
     if len(floors):
         floor = f"Floor, of {metric_classes()[standing.metric].floor_of}"
         kind = "Converged solve" if standing.direction == "none" else floor
-        notes.append(f"{kind}: {number(floors.floor.mean(), floors.floor_error.mean())}.")
+        low, high = number(floors.floor.min()), number(floors.floor.max())
+        one = standing.direction != "none" or low == high
+        shown = number(floors.floor.mean(), floors.floor_error.mean()) if one else f"{low} to {high}"
+        notes.append(f"{kind}: {shown}.")
     own = cells[cells.metric == standing.metric]
     if own.converged.notna().any():
         notes.append(f"The network's own value, of the converged solve: {number(own.converged.mean())}.")

@@ -10,6 +10,9 @@ from solvers.solver import LastStep
 
 SCHEMA_VERSION = 1
 
+# Before a solver's name, where a record has the hash of its file.
+PLUGIN = "solver "
+
 Status = Literal["done", "diverged", "timeout", "out_of_memory", "error", "skipped"]
 
 

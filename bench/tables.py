@@ -9,11 +9,10 @@ import pandas as pd
 
 from bench.compare import estimate
 from bench.kinds.kind import KINDS
-from bench.metrics.features import REFERENCE, FeatureMetric
 from bench.metrics.metric import metric_classes
 from bench.points import sampled
 from bench.problems.problem import problem_classes
-from bench.record import Cost, MetricValue, Record
+from bench.record import PLUGIN, Cost, MetricValue, Record
 from solvers.errors import UsageError, unknown_name
 from solvers.registry import solver_classes
 
@@ -46,11 +45,11 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
 
     Raises:
         UsageError: a record's problem is not registered, two records differ in what no column of a report shows, or
-            their features come of different extractors or references.
+            their values come of different networks, extractors or references.
     """
     rows = []
     records = list(records)
-    _refuse_mixed_features(records)
+    _refuse_mixed_files(records)
     for record in records:
         spec, cost, where = record.spec, record.cost, record.environment
         if spec.problem not in problem_classes():
@@ -67,6 +66,7 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
             "n": spec.n,
             "status": record.status,
             "last": record.last,
+            "dequantisation": spec.dequantisation,
             **(cost.model_dump() if cost else {}),
             "cell": spec.name,
             "device": where.device,
@@ -99,16 +99,16 @@ def declared_metrics(kind: str, problem: str) -> tuple[str, ...]:
     return KINDS.find(kind).metrics(problem_classes()[problem])
 
 
-def _refuse_mixed_features(records: Iterable[Record]) -> None:
-    extractors = {cls.extractor for cls in metric_classes().values() if issubclass(cls, FeatureMetric)}
+def _refuse_mixed_files(records: Iterable[Record]) -> None:
+    """Rows of a problem share its network, extractors and references; solvers have files of their own."""
     seen: dict[tuple[str, str], str] = {}
     for record in records:
         for name, value in record.hashes.items():
-            if name.removesuffix(REFERENCE) not in extractors:
+            if name.startswith(PLUGIN):
                 continue
             first = seen.setdefault((record.spec.problem, name), value)
             if value != first:
-                rule, got = f"one table holds distances of one {name}", f"{first[:12]} and {value[:12]}"
+                rule, got = f"one table holds values of one {name}", f"{first[:12]} and {value[:12]}"
                 raise UsageError("report", rule, got, "Run the cells of one of them again, or give them another folder")
 
 
@@ -126,6 +126,7 @@ def _summary(part: pd.DataFrame) -> pd.DataFrame:
     """The points of one problem and metric."""
     groups = list(part.groupby(POINT, dropna=False))
     found = estimate(sampled([group for _, group in groups]))
+    shared = metric_classes()[part.metric.iloc[0]].shared
     points = []
     for (key, group), mean, error, half in zip(groups, found.mean, found.error, found.half_width, strict=True):
         floor = group["floor"].dropna()
@@ -137,7 +138,7 @@ def _summary(part: pd.DataFrame) -> pd.DataFrame:
                 "standard_error": error,
                 "half_width": half,
                 "floor": floor.mean(),
-                "floor_error": floor.sem() if len(floor) > 1 else np.nan,
+                "floor_error": floor.sem() if len(floor) > 1 and not shared else np.nan,
                 "seeds": group["value"].count(),
                 "nfe": group["own_nfe"].fillna(group["nfe"]).mean(),
                 "seconds": seconds.median(),

@@ -45,12 +45,15 @@ def _short(cost: float | None) -> str:
 def targets(standing: Standing) -> list[float]:
     """Up to four values of the series 1, 2, 5 between the worst and the best of the points, spread evenly, easy first.
 
-    Points beyond what figures of the metric show set no target. None where the metric ranks nothing or may be negative.
+    Points beyond what figures of the metric show set no target, nor those below what its reference resolves. None where
+    the metric ranks nothing or may be negative.
     """
+    metric = metric_classes()[standing.metric]
     values = standing.points.value[standing.points.value > 0]
-    values = values[values <= metric_classes()[standing.metric].shown_to]
-    signed = metric_classes()[standing.metric].limits[0] < 0
-    if standing.direction == "none" or signed or not len(values):
+    values = values[values <= metric.shown_to]
+    if metric.resolves:
+        values = values[values >= standing.points.floor.max()]
+    if standing.direction == "none" or metric.limits[0] < 0 or not len(values):
         return []
     low, high = values.min(), values.max()
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)

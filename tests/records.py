@@ -74,10 +74,15 @@ def environment(**changes: Any) -> Environment:
 
 
 def record(spec: CellSpec, values: dict[str, Any] | None = None, status: Any = "done", **changes: Any) -> Record:
-    """A record with given metrics: a number is a value, a pair has its standard error, a text is a reason."""
+    """A record with given metrics: a number is a value, a pair has its standard error, a text is a reason.
+
+    A whole one is itself.
+    """
     metrics = {}
     for key, value in (values or {}).items():
-        if isinstance(value, str):
+        if isinstance(value, MetricValue):
+            metrics[key] = value
+        elif isinstance(value, str):
             metrics[key] = MetricValue(reason=value)
         else:
             number, error = value if isinstance(value, tuple) else (value, 0.01)

@@ -1,5 +1,6 @@
 """Reference statistics: what a file says is what was measured, and a file that differs by a byte is refused."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,24 @@ def test_a_changed_value_is_refused_although_the_archive_is_sound(what: str, pat
         content["sha256"] = np.array("0" + str(content["sha256"])[1:])
     np.savez(path, **content)
     with pytest.raises(UsageError, match=r"got 'content of the hash \w{64} instead of \w{64}'"):
+        read_statistics(path)
+
+
+@pytest.mark.parametrize("what", ["mean", "cov", "skew", "sign"])
+def test_moments_of_nothing_are_refused_although_their_hash_is_right(
+    what: str, made: FeatureStatistics, path: Path
+) -> None:
+    mean, cov = made.mean.clone(), made.cov.clone()
+    if what == "mean":
+        mean[2] = math.nan
+    elif what == "cov":
+        cov[2, 2] = math.inf
+    elif what == "skew":
+        cov[0, 1] += 0.1
+    else:
+        cov = -cov
+    save_statistics(FeatureStatistics(made.about, mean, cov), path)
+    with pytest.raises(UsageError, match=r"moments that are not finite|a matrix that is no covariance"):
         read_statistics(path)
 
 

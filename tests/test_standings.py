@@ -147,6 +147,13 @@ def test_no_target_lies_beyond_what_figures_show(monkeypatch: pytest.MonkeyPatch
     assert targets(curve()) == [2.0, 1.0, 0.2, 0.1]
 
 
+def test_no_target_lies_below_what_the_reference_resolves(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = standing(*(done("euler", v, budget=b) for b, v in ((5, 0.1), (10, 2e-3), (20, 2e-5))))
+    assert min(targets(found)) == 0.002, "the floor is 0.001"
+    monkeypatch.setattr(metric_classes()[METRIC], "resolves", False)
+    assert min(targets(found)) == 2e-5
+
+
 def test_what_a_row_needs_for_a_target() -> None:
     assert reach(curve(), key("euler"), 0.5, "nfe") == Reach(20, 20, 20)
     assert reach(curve(), key("ddim"), 0.05, "nfe") == Reach(None, None, None)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from records import cell, cost, record
 
 from bench.leaderboard import Leaderboard, leaderboard, markdown
+from bench.metrics.metric import metric_classes
 from bench.problems.gaussian import Gaussian
 from bench.record import MetricValue, Record
 from bench.standings import standings
@@ -286,6 +287,30 @@ def test_notes_name_seeds_number_and_floor() -> None:
     assert found.notes[1] == "Floor, of exact samples: 0.00100."
 
 
+def test_a_reference_that_seeds_share_has_a_floor_without_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their spread is a small part of it."""
+    made = [record(cell("euler", seed=s), {METRIC: MetricValue(value=1.0, floor=0.1 + 0.01 * s)}) for s in range(3)]
+    assert board(*made).notes[1] == "Floor, of exact samples: 0.1100 ± 0.0058."
+    monkeypatch.setattr(metric_classes()[METRIC], "shared", True)
+    assert board(*made).notes[1] == "Floor, of exact samples: 0.110."
+
+
+def test_converged_solves_that_differ_are_a_range() -> None:
+    def row(dequantisation: str | None, floor: float) -> Record:
+        spec = cell("euler", problem="digits", kind="likelihood", dequantisation=dequantisation)
+        return record(spec, {"bits_per_dim": MetricValue(value=2.0, floor=floor)})
+
+    assert board(row(None, 1.9), metric="bits_per_dim").notes[1] == "Converged solve: 1.90."
+    both = board(row(None, 1.9), row("variational", 1.8), metric="bits_per_dim")
+    assert both.notes[1] == "Converged solve: 1.80 to 1.90."
+
+
+def test_the_number_of_samples_is_what_the_metric_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metric_classes()[METRIC], "most", 5)
+    assert "n = 5 samples a seed." in board(done("euler", 1.0)).notes[0]
+    assert "n = 4, 5 samples a seed." in board(done("euler", 1.0), done("heun", 1.0, n=4)).notes[0]
+
+
 def test_boards_come_in_the_order_that_the_problem_declares() -> None:
     both = {METRIC: 1.0, "pathwise_rmse": 1.0}
     boards = leaderboards(long_table([record(cell(), both), record(cell(problem="mixture_2d"), {"sliced_w2": 1.0})]))
@@ -369,15 +394,14 @@ def test_the_boards_of_samples_come_first() -> None:
     assert [found.metric for found in boards] == ["fd_digits", "bits_per_dim_error"]
 
 
-@pytest.mark.parametrize("name", ["digits-features", "digits-features reference"])
-def test_a_table_never_mixes_extractors_or_references(name: str) -> None:
+@pytest.mark.parametrize("name", ["digits-features", "digits-features reference", "digits-vp"])
+def test_a_table_never_mixes_networks_extractors_or_references(name: str) -> None:
     def hashed(seed: int, value: str) -> Record:
-        return record(
-            cell(problem="digits", seed=seed), {"fd_digits": 1.0}, hashes={"digits-vp": str(seed), name: value}
-        )
+        hashes = {"solver euler": str(seed), name: value}
+        return record(cell(problem="digits", seed=seed), {"fd_digits": 1.0}, hashes=hashes)
 
-    assert len(long_table([hashed(0, "a"), hashed(1, "a")])) == 2, "another checkpoint is told in the report"
-    with pytest.raises(UsageError, match=f"one table holds distances of one {name}; got 'a and b'"):
+    assert len(long_table([hashed(0, "a"), hashed(1, "a")])) == 2, "another solver's file is told in the report"
+    with pytest.raises(UsageError, match=f"one table holds values of one {name}; got 'a and b'"):
         long_table([hashed(0, "a"), hashed(1, "b")])
 
 

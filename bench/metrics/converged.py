@@ -82,6 +82,7 @@ class TrajectoryRmse(Metric):
     label: ClassVar[str] = "RMS distance from the converged trajectory"
     unit: ClassVar[str] = "units of x"
     floor_of: ClassVar[str] = "the reference itself"
+    most: ClassVar[int | None] = STARTS
     resolves: ClassVar[bool] = True
     reference: ClassVar[str] = "global error of an ODE solver, Hairer, Nørsett & Wanner 1993, sec. II.3"
 

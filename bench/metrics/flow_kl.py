@@ -61,6 +61,7 @@ class FlowKl(Metric):
     key: ClassVar[str] = "flow_kl"
     label: ClassVar[str] = "KL of the solver's law"
     floor_of: ClassVar[str] = "the exact flow"
+    most: ClassVar[int | None] = STARTS
     unit: ClassVar[str] = "nats"
     reference: ClassVar[str] = "Chen et al. 2018, arXiv:1806.07366, sec. 4; estimator: Schulman 2020, joschu.net"
 

@@ -108,7 +108,8 @@ class FrechetExcess(OwnMetric):
     FD(samples, held-out $images) - FD(converged samples, held-out $images)
 
     from the same x_T, paired, on ``$extractor``; converged by ``rk45`` at 1e-5, a small part of a grey level from the
-    solve at 1e-8. The rest of the Fréchet distance is the network's: ``converged`` in the record.
+    solve at 1e-8. The rest of the Fréchet distance is the network's: ``converged`` in the record. Below zero the
+    solver's error makes up for some of the network's.
     """
 
     key: ClassVar[str] = "fd_${name}_solver"

@@ -40,6 +40,7 @@ class Metric(ABC):
         shared: whether every seed is held against the same reference, whose own sampling error no seed averages out.
         drawn: whether each seed draws a reference of its own: one seed then shows a single draw, and decides nothing.
         floor_of: what the floor is the metric of.
+        most: samples of a cell that it takes, the first of them; None for all.
         resolves: whether the floor is the reference's own error, below which no difference is told.
         reference: definition.
     """
@@ -53,6 +54,7 @@ class Metric(ABC):
     shared: ClassVar[bool] = False
     drawn: ClassVar[bool] = False
     floor_of: ClassVar[str] = "exact samples"
+    most: ClassVar[int | None] = None
     resolves: ClassVar[bool] = False
     reference: ClassVar[str]
 

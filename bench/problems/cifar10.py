@@ -12,7 +12,8 @@ class Cifar10(CheckpointProblem):
     """CIFAR-10, 32x32 colour images of 256 levels, under a published network.
 
     Likelihoods are of the 10 000 test images. Features of samples are compared with the 50 000 training images, as
-    published FIDs are: draw 0 the first of them, in order; the floor is that of the test images.
+    published FIDs are: draw 0 the first of them, in order; the floor is that of the test images, and there is none of
+    more samples than those.
 
     Args:
         device: where network and states live.
