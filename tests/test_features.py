@@ -244,6 +244,11 @@ def test_the_error_of_disjoint_subsets_is_that_of_repeated_draws(monkeypatch: py
     assert np.mean(errors) == pytest.approx(np.std(values), rel=0.35)
     whole = np.mean([jackknife(lambda a, b: kernel_distance(a[:80], b[:80]), *pair) for pair in pairs])
     assert np.mean(errors) < whole, "all 400 samples count"
+    # Verdicts take ten values for ten, and pair them.
+    found = measured_distance(*pairs[0])
+    parts = [kernel_distance(*(x[k : k + 40] for x in pairs[0])) for k in range(0, 400, 40)]
+    assert found.replicates == pytest.approx([(sum(parts) - part) / 9 for part in parts])
+    assert found.standard_error == pytest.approx(np.std(parts, ddof=1) / 10**0.5)
 
 
 # Precision and recall.

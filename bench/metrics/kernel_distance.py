@@ -9,7 +9,7 @@ from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metri
 
 from bench.metrics.extractors import INCEPTION
 from bench.metrics.features import FeatureMetric
-from bench.metrics.metric import measured, register_metric
+from bench.metrics.metric import jackknife_error, measured, register_metric
 from bench.metrics.own_features import DIGITS, FASHION, OwnMetric
 from bench.record import MetricValue
 from solvers.errors import UsageError
@@ -30,13 +30,14 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
 
 
 def measured_distance(a: Tensor, b: Tensor) -> MetricValue:
-    """With its standard error: of the mean over disjoint subsets where there are some, else by the jackknife."""
+    """With its replicates: the mean over disjoint subsets without one of them where there are some, else the usual."""
     subsets = min(len(a), len(b)) // SUBSET
     if subsets < DISJOINT:
         return measured(kernel_distance, a, b)
     pairs = (torch.arange(k * SUBSET, (k + 1) * SUBSET) for k in range(subsets))
-    values = torch.tensor([kernel_distance(a[kept], b[kept]) for kept in pairs])
-    return MetricValue(value=kernel_distance(a, b), standard_error=float(values.std()) / math.sqrt(subsets))
+    values = torch.tensor([kernel_distance(a[kept], b[kept]) for kept in pairs], dtype=torch.float64)
+    left = tuple(((values.sum() - values) / (subsets - 1)).tolist())
+    return MetricValue(value=kernel_distance(a, b), standard_error=jackknife_error(left), replicates=left)
 
 
 class KernelDistance(FeatureMetric):
