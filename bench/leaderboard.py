@@ -119,14 +119,30 @@ def _notes(standing: Standing) -> list[str]:
     own = cells[cells.metric == standing.metric]
     if own.converged.notna().any():
         notes.append(f"The network's own value, of the converged solve: {number(own.converged.mean())}.")
-    flags = sorted(set(own.flag.dropna()))
-    notes += [f"Flagged: {plain(flag)}." for flag in flags[:FLAGS_SHOWN]]
+    notes += _flags(own)
     failed = cells[cells.status != "done"]
     if len(failed):
         counts = failed.drop_duplicates("cell").status.value_counts()
         listed = ", ".join(f"{count} {status}" for status, count in counts.items())
         notes.append(f"Cells without a result: {listed}.")
     return notes
+
+
+def _flags(own: pd.DataFrame) -> list[str]:
+    """What is flagged, and of which cells."""
+    flagged = own[own.flag.notna()]
+    notes = []
+    for flag, cells in list(flagged.groupby("flag"))[:FLAGS_SHOWN]:
+        places = dict.fromkeys(_place(cell) for cell in cells.itertuples())
+        others = ", …" if len(places) > FLAGS_SHOWN else ""
+        notes.append(f"Flagged: {plain(str(flag))} ({', '.join(list(places)[:FLAGS_SHOWN])}{others}).")
+    more = flagged.flag.nunique() - FLAGS_SHOWN
+    return [*notes, f"{more} more flags stand in the records."] if more > 0 else notes
+
+
+def _place(cell: Any) -> str:
+    where = f"NFE {cell.budget:.0f}" if cell.budget == cell.budget else f"tolerance {cell.tolerance:g}"
+    return plain(f"{row_name((cell.solver, cell.settings, cell.grid))} on {cell.grid}, {where}")
 
 
 LEGEND = (

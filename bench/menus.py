@@ -146,8 +146,10 @@ def checkpoints() -> Rows:
 def _measured(found: Evaluation | None) -> dict[str, Any]:
     """What a card's evaluation says, in short and in full."""
     distance, bits = (found.distance, found.bits_per_dim) if found else (None, None)
+    # Its samples are of given classes then.
+    other = " (any class)" if found and found.sampling.classes == "held-out" else ""
     return {
-        "bits/dim": number(bits.value, bits.standard_error) if bits else None,
+        "bits/dim": f"{number(bits.value, bits.standard_error)}{other}" if bits else None,
         "Fréchet distance": number(distance.value, distance.standard_error) if distance else None,
         "floor": number(distance.floor, distance.floor_error) if distance and distance.floor is not None else None,
         "n": distance.n if distance else None,
@@ -184,7 +186,7 @@ def data() -> Rows:
     return rows
 
 
-_CHECKPOINTS = ["name", "data", "SDE", "parameters", "size", "bits/dim", "Fréchet distance", "floor", "n"]
+_CHECKPOINTS = ["name", "data", "SDE", "parameters", "size", "bits/dim", "Fréchet distance", "floor", "n", "accuracy"]
 _CHECKPOINTS += ["licence", "where"]
 
 # Each menu, and the columns that a terminal has room for.

@@ -10,6 +10,7 @@ from bench import targets
 from bench.leaderboard import LEGEND, Leaderboard, leaderboard, markdown
 from bench.likelihood_tables import likelihood_section
 from bench.plots import write_figures
+from bench.processes_table import processes_section
 from bench.published_values import published_table
 from bench.record import Record
 from bench.standings import Standing, standings
@@ -63,7 +64,7 @@ def _page(records: list[Record], table: pd.DataFrame, found: list[Standing], fig
                 parts += [_figure(path, folder)]
             if view == "targets" and standing.by_evaluations:
                 parts += [targets.markdown(standing)]
-    parts += [*likelihood_section(table), *training_section(table)]
+    parts += [*processes_section(found), *likelihood_section(table), *training_section(table)]
     beside = published_table(table)
     if beside:
         parts += ["## Published values", "", beside, ""]

@@ -119,11 +119,12 @@ def _standing(problem: str, metric: str, part: pd.DataFrame, points: pd.DataFram
     groups = points.groupby(ROW[2:], sort=False)
     rows: dict[Key, pd.DataFrame] = {(str(a), str(b), str(c)): row for (a, b, c), row in groups}
     direction = metric_classes()[metric].direction
-    columns = {budget: _column(rows, budget, part, direction) for budget in budgets}
+    columns = {budget: column(rows, budget, part, direction) for budget in budgets}
     return Standing(problem, metric, part, points, rows, columns)
 
 
-def _column(rows: dict[Key, pd.DataFrame], budget: int, cells: pd.DataFrame, direction: Direction) -> Column:
+def column(rows: dict[Key, pd.DataFrame], budget: int, cells: pd.DataFrame, direction: Direction) -> Column:
+    """The rows that have a point at a budget, each against every other; ``cells`` holds those of all of them."""
     points = {key: point for key, row in rows.items() if (point := placed(row, budget)) is not None}
     keys = list(points)
     values = np.array([point.value for point in points.values()], dtype=float)

@@ -202,9 +202,9 @@ def stratify(uniform: Tensor) -> Tensor:
 def held_out_loss(network: nn.Module, card: ScoreCard, repeats: int | None = None) -> float:
     """Mean squared error of the predicted noise on the test split, per coordinate, with lam uniform between its ends.
 
-    That is weighting ``sigma2``, reduction ``mean``, times ``log_snr``, whatever the card trains with: cards can be
-    compared. Times (lam_max - lam_min) it is, in nats per coordinate, the part of the likelihood bound that depends on
-    the network (Kingma et al. 2021, arXiv:2107.00630, sec. 4). The draws are fixed.
+    That is weighting ``sigma2``, reduction ``mean``, times ``log_snr``, whatever the card trains with: cards of one SDE
+    can be compared. Times (lam_max - lam_min) it is, in nats per coordinate, the part of the likelihood bound that
+    depends on the network (Kingma et al. 2021, arXiv:2107.00630, sec. 4). The draws are fixed.
 
     Args:
         network: the score model, in eval mode.

@@ -59,13 +59,16 @@ def train(
 
     Raises:
         KeyboardInterrupt, SystemExit: at Ctrl-C and SIGTERM, after a checkpoint.
-        UsageError: the data are missing, the loss stopped being finite, the disk is full, or there is a run to go on
-            with that ``resume`` did not ask for, or that began with another recipe, or another process trains the same
-            card into the same folder. The last checkpoint stays.
+        UsageError: the data are missing, the loss stopped being finite, the disk is full, or there is a finished or
+            unfinished run that ``resume`` did not ask for, or one that began with another recipe, or another process
+            trains the same card into the same folder. The last checkpoint stays.
     """
-    finished = read_result(card, out) if resume else None
+    finished = read_result(card, out)
     if finished is not None:
-        return finished
+        if resume:
+            return finished
+        todo = "Leave it as it is (--resume), remove it, or train into another folder"
+        raise UsageError(f"train {card.name}", "a finished training is not overwritten", str(out), todo)
     data = card.data.build().load("train")
     # Looked at once the network is trained; what is wrong with it is told before.
     card.data.build().load("test")

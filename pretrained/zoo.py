@@ -287,7 +287,9 @@ def _import(name: str, path: Path, device: torch.device | str, card: PublishedCa
 def _restore(card: Card, path: Path, device: torch.device | str) -> tuple[nn.Module, str]:
     """The network of a card with the weights of a file whose hash the card confirms."""
     who = f"load {card.name}"
-    todo = f"Restore it with `git checkout -- {path}`, or `scorebench train {card.name}` and copy both files it makes."
+    todo = f"Train its card again: `scorebench train CARD.yaml --out {path.parent}`"
+    if path.parent == CHECKPOINTS:
+        todo = f"Restore it with `git checkout -- {path}`, or `scorebench train {card.name}` and copy both files."
     if card.result is None:
         missing = MissingCheckpointError(who, "its card has no result: it was never trained", todo=todo)
         missing.reason = f"checkpoint {card.name}, not trained yet"

@@ -160,7 +160,7 @@ def test_references_are_test_images_in_order_and_training_images_by_seed() -> No
 
 @pytest.mark.usefixtures("untrained")
 def test_without_weights_cells_are_skipped_and_say_so(tmp_path: Path) -> None:
-    with pytest.raises(MissingCheckpointError, match=r"never trained\. .*`scorebench train fashion-edm`"):
+    with pytest.raises(MissingCheckpointError, match=r"never trained\. .*`scorebench train CARD"):
         FashionVP()
     for cls in PROBLEMS:
         for kind in ("sampling", "likelihood"):

@@ -162,6 +162,9 @@ def test_samples_are_clipped_and_rounded_to_the_levels_first(digits: Digits) -> 
     assert clipped.flag is not None
     assert "% of all values lay outside the data's range" in clipped.flag
     assert exact.value == pytest.approx(exact.floor), "these are the floor's own digits"
+    slightly = state(digits, levels)
+    slightly[levels == 0] -= 0.06 * digits.scale
+    assert FdDigits().evaluate(outcome(digits, slightly)).flag == exact.flag, "a level or so is nothing"
     other = FdDigits().evaluate(outcome(digits, state(digits, levels) + digits.scale / 17))
     assert other.value != exact.value
     assert other.floor == exact.floor

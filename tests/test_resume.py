@@ -138,6 +138,15 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
         train(card, tmp_path, progress=False, resume=True)
 
 
+def test_a_finished_run_is_not_overwritten_by_chance(tmp_path: Path) -> None:
+    card = card_of(tmp_path, SCORE)
+    train(card, tmp_path / "out", progress=False)
+    made = weights(tmp_path / "out")
+    with pytest.raises(UsageError, match=r"train tiny-score: a finished training is not overwritten; got .*--resume"):
+        train(card, tmp_path / "out", progress=False)
+    assert weights(tmp_path / "out") == made
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     card = card_of(tmp_path, SCORE)
     finished = train(card, tmp_path, progress=False, resume=True)

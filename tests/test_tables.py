@@ -410,4 +410,21 @@ def test_flags_and_the_networks_own_value_stand_below_the_leaderboard() -> None:
     item = record(cell(problem="digits", n=20)).model_copy(update={"metrics": {"fd_digits_solver": value}})
     (board,) = leaderboards(long_table([item]))
     assert "The network's own value, of the converged solve: 2.50." in board.notes
-    assert "Flagged: n = 20 is few." in board.notes
+    assert "Flagged: n = 20 is few (euler on log_snr, NFE 10)." in board.notes
+
+
+def test_flags_say_whose_they_are_and_how_many_more_there_are() -> None:
+    def flagged(solver: str, flag: str | None, budget: int = 10) -> Record:
+        return record(cell(solver, budget=budget), {METRIC: MetricValue(value=1.0, flag=flag)})
+
+    found = board(flagged("euler", "a", 5), flagged("heun", "a"), flagged("euler", "b"), flagged("midpoint", None))
+    assert [note for note in found.notes if "lagged" in note] == [
+        "Flagged: a (euler on log_snr, NFE 5, heun on log_snr, NFE 10).",
+        "Flagged: b (euler on log_snr, NFE 10).",
+    ]
+    many = board(
+        *(flagged("euler", f"{k}", 10 + k) for k in range(5)), *(flagged("heun", "0", 10 + k) for k in range(5))
+    )
+    notes = [note for note in many.notes if "lag" in note]
+    assert notes[0] == "Flagged: 0 (euler on log_snr, NFE 10, heun on log_snr, NFE 10, heun on log_snr, NFE 11, …)."
+    assert notes[-1] == "2 more flags stand in the records."

@@ -21,8 +21,10 @@ _KNOWN: OrderedDict[tuple[str, str], dict[str, Tensor]] = OrderedDict()
 _KEPT = 8
 # After an extractor's name in a record: the hash of the images that its features were held against.
 REFERENCE = " reference"
-# More values than this share beyond the data's range, clipped before features are taken, are told.
+# More values than this share clearly beyond the data's range, clipped before features are taken, are told.
 CLIPPED = 0.25
+# So far beyond, in units of the range: half the pixels of clothes lie on its edge, and a level or two are nothing.
+MARGIN = 1 / 16
 
 
 def hash_of(images: Tensor) -> str:
@@ -73,10 +75,9 @@ def converged_features(name: str, problem: ImageProblem, n: int, seed: int) -> d
 
 
 def clipped_share(model: ImageModel, samples: Tensor) -> float:
-    """Share of values more than one level beyond the data's range."""
+    """Share of values beyond the data's range by more than a part of it that is seen."""
     v = (samples.float() - model.offset) / model.scale
-    margin = 1 / model.levels
-    return float(((v < -margin) | (v > 1 + margin)).float().mean())
+    return float(((v < -MARGIN) | (v > 1 + MARGIN)).float().mean())
 
 
 def feature_hashes(name: str, problem: Problem, spec: CellSpec) -> dict[str, str]:
