@@ -40,7 +40,7 @@ def store(tmp_path: Path) -> Store:
 def on_menu(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], None]:
     """Put a solver with a given step on the menu, for one test."""
     solver_classes()
-    monkeypatch.setattr(registry, "_SOLVERS", dict(registry._SOLVERS))
+    monkeypatch.setattr(registry, "_SOLVERS", registry.solver_classes())
 
     def put(name: str, step: Any) -> None:
         @dataclass(frozen=True)
@@ -312,7 +312,7 @@ def test_another_checkpoint_is_another_result(tmp_path: Path, monkeypatch: pytes
 
 
 def test_an_edited_plugin_is_another_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_SOLVERS", dict(registry._SOLVERS))
+    monkeypatch.setattr(registry, "_SOLVERS", registry.solver_classes())
     source = (Path(registry.__file__).parent / "methods" / "euler.py").read_text()
     plugin = tmp_path / "my_euler.py"
     values = []

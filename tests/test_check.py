@@ -24,7 +24,7 @@ FIELDS = ["solver", "settings", "claim", "sde", "problem", "declared", "measured
 def _clean_menu() -> Iterator[None]:
     """Take off the menu what a test put on it."""
     solver_names()
-    before = dict(registry._SOLVERS)
+    before = registry.solver_classes()
     yield
     registry._SOLVERS.clear()
     registry._SOLVERS.update(before)

@@ -247,7 +247,7 @@ def test_report_prints_the_leaderboard_and_where_things_lie(both: tuple[Run, Run
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """The program's exit code, output and messages."""
-    monkeypatch.setattr(registry, "_SOLVERS", dict(registry.solver_classes()))
+    monkeypatch.setattr(registry, "_SOLVERS", registry.solver_classes())
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["scorebench", *arguments])

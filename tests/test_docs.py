@@ -93,7 +93,7 @@ def test_python_example_of_the_readme_runs() -> None:
 @pytest.fixture
 def _clean_menu() -> Iterator[None]:
     """Take off the menu what a test put on it."""
-    before = dict(registry._SOLVERS)
+    before = registry.solver_classes()
     yield
     registry._SOLVERS.clear()
     registry._SOLVERS.update(before)

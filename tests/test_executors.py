@@ -44,7 +44,7 @@ class Mine(FixedStepSolver):
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], str]:
     """Write a file that registers a solver whose step begins with a statement, and load it."""
-    monkeypatch.setattr(registry, "_SOLVERS", dict(registry.solver_classes()))
+    monkeypatch.setattr(registry, "_SOLVERS", registry.solver_classes())
 
     def write(name: str, step: str) -> str:
         path = tmp_path / f"{name}.py"

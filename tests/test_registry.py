@@ -43,7 +43,7 @@ class Midpoint(FixedStepSolver):
 def _menu(monkeypatch: pytest.MonkeyPatch):
     """Leaves the menu and the loaded modules as they were."""
     solver_names()
-    monkeypatch.setattr(registry, "_SOLVERS", dict(registry._SOLVERS))
+    monkeypatch.setattr(registry, "_SOLVERS", registry.solver_classes())
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:
