@@ -278,8 +278,10 @@ _steps_of_grid = lru_cache(maxsize=GRIDS_KEPT)(_steps)
 @lru_cache(maxsize=GRIDS_KEPT)
 def _time_rows(times: tuple[float, ...], n: int, dtype: torch.dtype, device: torch.device) -> dict[float, Tensor]:
     """Each time as (n,), in no memory of its own."""
-    row = torch.from_numpy(np.array(times)).to(device, dtype)
-    return dict(zip(times, row.expand(n, -1).unbind(1), strict=True))
+    # Kept for later solves, which autograd may follow where this one was made in inference mode.
+    with torch.inference_mode(False):
+        row = torch.from_numpy(np.array(times)).to(device, dtype)
+        return dict(zip(times, row.expand(n, -1).unbind(1), strict=True))
 
 
 @lru_cache(maxsize=GRIDS_KEPT)

@@ -107,6 +107,22 @@ def test_the_network_gets_a_time_for_each_sample():
     assert torch.equal(seen[-1], torch.full((3,), 0.9))
 
 
+def test_a_solve_in_inference_mode_leaves_nothing_to_later_ones():
+    weight, x, times = torch.ones((), requires_grad=True), torch.ones(3, 2), [0.77, 0.33]
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        return weight * t[:, None] * x
+
+    with torch.inference_mode():
+        process = ReverseProcess(VP(), network)
+        process.follow(times)
+        process.score(x, 0.77)
+    process = ReverseProcess(VP(), network)
+    process.follow(times)
+    process.score(x, 0.77).sum().backward()
+    assert float(weight.grad) == pytest.approx(6 * 0.77)
+
+
 def test_every_evaluation_is_counted():
     problem = Gaussian()
     process, x = problem.process(), problem.prior(5, 0)

@@ -73,7 +73,8 @@ class BitsPerDimError(BitsMetric):
 
     The solver's part of an image's ``bits_per_dim``: in their mean, errors of either sign cancel. The converged solve
     is dopri5 at 1e-6 in single precision. Floor: more than its own distance from a solve in double precision at 1e-8 on
-    every shipped network; no difference is told below it.
+    the networks of the problems here; no difference is told below it. (On ``fashion-vp``, which none takes, that
+    distance is 2e-4.)
     """
 
     key: ClassVar[str] = "bits_per_dim_error"
