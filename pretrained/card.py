@@ -82,6 +82,18 @@ class SDESettings(Section):
         self.build()
 
 
+class CheckpointSettings(Section):
+    """Name of a score model, see :func:`pretrained.zoo.load`; ``folder`` of one trained here, from where it is used."""
+
+    name: str
+    folder: str | None = None
+
+    @property
+    def path(self) -> Path | None:
+        """The folder, None for what is shipped or published."""
+        return Path(self.folder) if self.folder else None
+
+
 StoredWeights = Literal["float32", "float16"]
 
 
@@ -162,6 +174,7 @@ class ScoreCard(_OfData):
 
     ``weights`` is the type in which they are kept on disk: float16 halves the file. They are rounded before
     the result's figures are taken, and read back to float32; buffers, such as frequencies, stay in float32.
+    ``start_from`` is a trained score model whose weights the training begins with, see :mod:`pretrained.fine_tuning`.
     """
 
     result_type: ClassVar[type[Result]] = ScoreResult
@@ -173,6 +186,7 @@ class ScoreCard(_OfData):
     sde: SDESettings
     network: ScoreNetworkSettings
     parametrisation: Parametrisation
+    start_from: CheckpointSettings | None = None
     weights: StoredWeights = "float32"
     training: ScoreTrainingSettings
     result: ScoreResult | None = None
@@ -248,13 +262,6 @@ class NoisyClassifierCard(_OfData):
         """Refuses times that its process does not have."""
         self.training.times.check(self.sde.build())
         return self
-
-
-class CheckpointSettings(Section):
-    """Name of a score model, see :func:`pretrained.zoo.load`; ``folder`` of one trained here, from where it is used."""
-
-    name: str
-    folder: str | None = None
 
 
 class DequantiserCard(Section):

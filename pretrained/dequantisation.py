@@ -19,7 +19,6 @@ References: Ho et al. 2019, Flow++, arXiv:1902.00275, sec. 3.1; Theis et al. 201
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +54,7 @@ class DequantiserTask:
 
     def __post_init__(self) -> None:
         asked = self.card.checkpoint
-        self.checkpoint = zoo.load(asked.name, self.device, Path(asked.folder) if asked.folder else None)
+        self.checkpoint = zoo.load(asked.name, self.device, asked.path)
         spec = self.checkpoint.shape, self.checkpoint.levels
         check_fits(self.card.name, (self.data.shape, self.data.levels), asked.name, spec)
 

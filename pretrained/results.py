@@ -52,9 +52,13 @@ class Result(Section):
 
 
 class ScoreResult(Result):
-    """``held_out_loss``: see :func:`pretrained.tasks.held_out_loss`."""
+    """``held_out_loss``: see :func:`pretrained.tasks.held_out_loss`.
+
+    ``start_sha256`` is the hash of the weights that the training began with, if they were another checkpoint's.
+    """
 
     held_out_loss: float
+    start_sha256: str | None = None
 
 
 class ClassifierResult(Result):

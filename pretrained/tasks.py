@@ -94,11 +94,12 @@ def _is_centred(card: ScoreCard) -> bool:
 
 @dataclass
 class ScoreTask:
-    """A score model under the objective of its card."""
+    """A score model under the objective of its card; ``start_sha256`` is of the weights that it begins with."""
 
     card: ScoreCard
     network: nn.Module
     data: DataSpec
+    start_sha256: str | None = None
 
     def loss(self, values: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Loss with fresh dequantisation, times and noise; stratified times lower its variance."""
@@ -119,9 +120,10 @@ class ScoreTask:
         loss = training.objective.loss(process, x_0, t, z, generator, training.weighting, training.reduction, data_std)
         return (loss * training.times.correction(sde, t, t_min).to(loss.dtype)).mean()
 
-    def figure(self, network: nn.Module) -> dict[str, float]:
+    def figure(self, network: nn.Module) -> dict[str, float | str]:
         """The held-out loss."""
-        return {"held_out_loss": held_out_loss(network, self.card)}
+        began = {} if self.start_sha256 is None else {"start_sha256": self.start_sha256}
+        return {"held_out_loss": held_out_loss(network, self.card), **began}
 
 
 @dataclass
@@ -175,10 +177,10 @@ def _noisy(
 
 
 def build_task(card: Card, data: DataSpec, device: torch.device) -> Task:
-    """The task of a card, its network untrained and on ``device``.
+    """The task of a card, its network on ``device``: untrained, or with the weights that its card starts from.
 
     Raises:
-        UsageError: the score model that a dequantiser is for is not here, or its images are others.
+        UsageError: the score model that a dequantiser is for, or a training starts from, is not here or is not fit.
     """
     network = build_network(card, data).to(device)
     if isinstance(card, ClassifierCard):
@@ -190,7 +192,11 @@ def build_task(card: Card, data: DataSpec, device: torch.device) -> Task:
         from pretrained.dequantisation import DequantiserTask
 
         return DequantiserTask(card, network, data, device)
-    return ScoreTask(card, network, data)
+    if card.start_from is None:
+        return ScoreTask(card, network, data)
+    from pretrained.fine_tuning import start
+
+    return ScoreTask(card, network, data, start(network, card, card.start_from))
 
 
 def stratify(uniform: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from pretrained.card import Card, with_result
 from pretrained.data import ImageData
 from pretrained.lock import only_holder
-from pretrained.tasks import build_task
+from pretrained.tasks import ScoreTask, build_task
 from pretrained.training.clock import Clock
 from pretrained.training.loop import Loop, learning_rate, update_average
 from pretrained.training.monitor import Monitor
@@ -60,8 +60,8 @@ def train(
     Raises:
         KeyboardInterrupt, SystemExit: at Ctrl-C and SIGTERM, after a checkpoint.
         UsageError: the data are missing, the loss stopped being finite, the disk is full, or there is a finished or
-            unfinished run that ``resume`` did not ask for, or one that began with another recipe, or another process
-            trains the same card into the same folder. The last checkpoint stays.
+            unfinished run that ``resume`` did not ask for, or one that began with another recipe, other data or
+            weights, or another process trains the same card into the same folder. The last checkpoint stays.
     """
     finished = read_result(card, out)
     if finished is not None:
@@ -88,13 +88,14 @@ def _stretch(
 ) -> Card:
     """One stretch of a run: from its last checkpoint, if there is one, to its end or to where it is stopped."""
     trained_on = describe(card, data)
-    restart = Restart(out, card, trained_on.sha256)
     processes = processes_on(device)
     device, first = processes.device, processes.rank == 0
     # Initialisation and dropout take no generator argument: the global one is borrowed, seeded and put back.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(card.training.seed)
         task = build_task(card, data, device)
+        start = task.start_sha256 if isinstance(task, ScoreTask) else None
+        restart = Restart(out, card, {"data": trained_on.sha256, "start_from": start})
         precision = precision_on(device, card.training.precision)
         loop = Loop(card.training, task, data, precision, processes)
         if restart.path.is_file():

@@ -1,6 +1,7 @@
 """The file that an unfinished run goes on from: ``<name>.resume.pt`` beside its checkpoint."""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,13 @@ class Restart:
     Args:
         folder: where the run writes.
         card: the recipe that the run follows.
-        data: hash of the values that it is trained on.
+        inputs: hashes of what else decides it, by their names: of the values that it is trained on (``data``) and of
+            the weights that it started from, if it did (``start_from``).
     """
 
-    def __init__(self, folder: Path, card: Card, data: str) -> None:
+    def __init__(self, folder: Path, card: Card, inputs: Mapping[str, str | None]) -> None:
         self.path = restart_path(folder, card.name)
-        self._card, self._data = card, data
+        self._card, self._inputs = card, inputs
 
     def write(self, state: dict[str, Any], seconds: float) -> None:
         """Writes the file whole or not at all.
@@ -43,14 +45,14 @@ class Restart:
             seconds: that the run has taken, over all its stretches.
         """
         buffer = io.BytesIO()
-        torch.save({"recipe": recipe(self._card), "data": self._data, "seconds": seconds, "state": state}, buffer)
+        torch.save({"recipe": recipe(self._card), **self._inputs, "seconds": seconds, "state": state}, buffer)
         write_atomically(self.path, buffer.getbuffer())
 
     def read(self) -> tuple[dict[str, Any], float]:
         """State and seconds that were written.
 
         Raises:
-            UsageError: the file is damaged, or is of a run that began with another recipe or other data.
+            UsageError: the file is damaged, or is of a run that began with another recipe, or other data or weights.
         """
         who = f"train {self._card.name}"
         try:
@@ -59,7 +61,7 @@ class Restart:
             words = {"description": self._card.description}
             before = recipe(type(self._card).model_validate(content["recipe"] | words))
             state, seconds = content["state"], float(content["seconds"])
-            data = content.get("data", self._data)
+            inputs = {name: content.get(name, sha256) for name, sha256 in self._inputs.items()}
         except (KeyError, TypeError, ValueError) as error:
             what = " ".join(str(error).split())[:200]
             todo = "Remove it and start anew"
@@ -68,9 +70,10 @@ class Restart:
         if changes:
             todo = f"Restore the card, or start anew: remove {self.path}"
             raise UsageError(who, "a run goes on with the card it began with", "; ".join(changes), todo)
-        if data != self._data:
-            todo = f"Restore the data, or start anew: remove {self.path}"
-            raise UsageError(who, "a run goes on with the data it began with", f"SHA-256 {self._data}", todo)
+        for name, sha256 in self._inputs.items():
+            if inputs[name] != sha256:
+                todo = f"Restore it, of SHA-256 {inputs[name]}, or start anew: remove {self.path}"
+                raise UsageError(who, f"a run goes on with the {name} it began with", f"SHA-256 {sha256}", todo)
         return state, seconds
 
 
