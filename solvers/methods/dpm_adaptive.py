@@ -26,7 +26,7 @@ class DpmAdaptive(AdaptiveSolver):
     23:  x_s of order 3;     lower: a x - sigma(s) (e^h - 1) (n(0) + 3/2 (n(1/3) - n(0)))     (order 2 with r = 1/3)
 
     A step is accepted where the root mean square over the coordinates of (x_s - lower) / max(atol, rtol max(|lower|,
-    |x|)) is at most 1, for each sample; the next one has h * 0.9 / error^(1/order), within [1/5, 10] times h. x_s is
+    |x|)) is at most 1, for each sample; the next one has h * 0.9 / error^(1/order), within [1/5, 2] times h. x_s is
     carried on. After a rejection n(0) is kept. Samples that have arrived at the end, exactly, are evaluated no more. Of
     the grid only the ends are used, in either direction of time.
 
