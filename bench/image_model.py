@@ -24,6 +24,9 @@ class ImageModel(Protocol):
     offset: float
     shape: tuple[int, ...]
 
+    def __hash__(self) -> int:
+        """By identity: what was solved for a model is kept."""
+
     @property
     def hashes(self) -> dict[str, str]:
         """Hash of the network's weights, by its name."""

@@ -1,5 +1,6 @@
 """Bits per dimension of images by one solve, with what is known of each of its errors."""
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.environment import now
 from bench.image_model import ImageModel
@@ -20,16 +21,17 @@ from solvers.divergence import Divergence, Hutchinson, HutchPlusPlus, Law, make_
 from solvers.errors import UsageError
 from solvers.grids import make_grid
 from solvers.likelihood import bits_per_dim, log_density
-from solvers.process import Evaluations
+from solvers.process import Evaluations, ReverseProcess
 from solvers.registry import get_solver
 from solvers.sde import ForwardSDE
 from solvers.solver import Solver
 
-# The converged solve that a solver's error is measured against, and what it surely resolves of an image's value in
-# double precision at 1e-8, bits/dim: the mean distance is 4e-5 on digits-ve and fashion-edm-conditional, 3e-5 on
-# patches-vp, 1e-5 on digits-vp-conditional; but 2e-4 on fashion-vp.
+# The converged solve that a solver's error is measured against, in the model's precision.
 CONVERGED: dict[str, Any] = {"method": "dopri5", "rtol": 1e-6, "atol": 1e-6}
-RESOLVED = 1e-4
+# What it resolves is measured on so many images against another method, in double precision. Against 1e-8 that one is
+# off by 4e-7 bits/dim at most on digits-vp, digits-ve and fashion-edm.
+TIGHT: dict[str, Any] = {"pair": "dormand_prince_853", "rtol": 1e-7, "atol": 1e-7}
+TIGHT_IMAGES = 2
 # Training images that stand for the law at t_max.
 POINTS = 500
 # Images of a checkpoint's likelihood, unless a number is asked for.
@@ -105,12 +107,14 @@ class Converged:
             log2 p_prior at the encodings over D, (n,).
         smoothing: what they are too high by because t_min stands for 0, log2 p_0 - log2 p_t_min over D, (n,).
         bound: estimates of the variational upper bound, bits/dim of an image and draw, (n, draws).
+        resolution: see :func:`resolution`.
     """
 
     bits: Tensor
     prior: Tensor
     smoothing: Tensor
     bound: Tensor
+    resolution: float
 
 
 def grid_upwards(grid: str, sde: ForwardSDE, steps: int) -> Tensor:
@@ -203,14 +207,47 @@ def converged(model: ImageModel, plan: Plan) -> Converged:
     points = model.scale * (model.reference(POINTS, plan.seed, 1).double() + 0.5) / model.levels + model.offset
     flow = plan.dequantiser
     facts = {
-        "hashes": model.hashes,
-        "model": [repr(model.sde), model.scale, model.offset, model.levels],
+        **_facts(model),
         "plan": {**vars(plan), "dequantiser": flow and flow.sha256},
         "settings": [CONVERGED, BOUND_DRAWS],
     }
     inputs = {"states": states, "points": points}
     found = kept("likelihood", inputs, facts, lambda: _converged(model, plan, points))
-    return Converged(found["bits"], found["prior"], found["smoothing"], found["bound"])
+    return Converged(found["bits"], found["prior"], found["smoothing"], found["bound"], resolution(model))
+
+
+def _facts(model: ImageModel) -> dict[str, object]:
+    """What of a model decides its densities."""
+    return {"hashes": model.hashes, "model": [repr(model.sde), model.scale, model.offset, model.levels]}
+
+
+@lru_cache(maxsize=8)
+def resolution(model: ImageModel) -> float:
+    """What the converged solve resolves of an image's value, bits/dim: its largest distance from a tight solve.
+
+    Of the first two images, one draw and one probe each. The tight solve is by another method, and in double precision
+    where the network is a module; it tells rounding and tolerances of the converged one, which differ by network.
+    """
+    plan = Plan(TIGHT_IMAGES, draws=1, probes=1)
+    settings: dict[str, object] = {"settings": [CONVERGED, TIGHT]}
+    inputs = {"states": dequantised(model, plan, 0)}
+    found = kept("resolution", inputs, _facts(model) | settings, lambda: {"distance": _distance(model, plan)})
+    return float(found["distance"].max())
+
+
+def _distance(model: ImageModel, plan: Plan) -> Tensor:
+    """|difference| in bits/dim between the converged and the tight solve, (n,)."""
+    sde, process = model.sde, model.process()
+    solve = image_likelihood(model, get_solver("torchdiffeq", **CONVERGED), grid_upwards("uniform", sde, 1), plan)
+    network, dtype = process.network, solve.x.dtype
+    if isinstance(network, nn.Module):
+        network, dtype = copy.deepcopy(network).double(), torch.float64
+    probes = image_probes(model, plan, 0, 0, plan.n).to(dtype)
+    tight = ReverseProcess(sde, network, process.parametrisation)
+    ends = grid_upwards("uniform", sde, 1)
+    found = log_density(get_solver("rk45", **TIGHT), tight, solve.x.to(dtype), ends, Hutchinson(probes))
+    exact = bits_per_dim(found.log_p.double(), solve.x[0].numel(), model.levels, model.scale).cpu()
+    return (solve.bits[:, 0, 0] - exact).abs()
 
 
 def _converged(model: ImageModel, plan: Plan, points: Tensor) -> dict[str, Tensor]:

@@ -75,11 +75,12 @@ def bits_of(
         found = metric.of(solve.bits, beside)
         values[name] = {"label": metric.label, "value": found.value, "error": found.standard_error}
         values[name] |= {"unit": metric.unit, "reason": found.reason}
-    costs = {
+    beside_solve = {
+        "resolution": ("what the solver error is told from on", beside.resolution, "bits per dimension"),
         "nfe": ("evaluations", solve.nfe, "a dequantised image"),
         "derivative_passes": ("derivative passes", solve.derivative_passes, "a dequantised image"),
         "seconds": ("time of the solve", solve.seconds, "seconds"),
     }
-    for name, (label, value, unit) in costs.items():
+    for name, (label, value, unit) in beside_solve.items():
         values[name] = {"label": label, "value": value, "error": None, "unit": unit, "reason": None}
     return values

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from bench.dequantisation import dequantiser_of
-from bench.likelihood import RESOLVED, Converged, ImageSolve, dequantisation_error, probe_error
+from bench.likelihood import Converged, ImageSolve, dequantisation_error, probe_error
 from bench.metrics.metric import Metric, Outcome, measured, register_metric
 from bench.problems.problem import ImageProblem, Problem
 from bench.record import CellSpec, MetricValue
@@ -72,9 +72,8 @@ class BitsPerDimError(BitsMetric):
     """Mean over images of |difference| in bits/dim between the cell's solve and a converged one, on the same draws.
 
     The solver's part of an image's ``bits_per_dim``: in their mean, errors of either sign cancel. The converged solve
-    is dopri5 at 1e-6 in single precision. Floor: more than its own distance from a solve in double precision at 1e-8 on
-    the networks of the problems here; no difference is told below it. (On ``fashion-vp``, which none takes, that
-    distance is 2e-4.)
+    is dopri5 at 1e-6 in single precision. Floor: its own distance from a solve by another method in double precision
+    at 1e-7, measured on two images for each network and process; no difference is told below it.
     """
 
     key: ClassVar[str] = "bits_per_dim_error"
@@ -86,7 +85,7 @@ class BitsPerDimError(BitsMetric):
     limits: ClassVar[tuple[float, float]] = (0.0, math.inf)
 
     def of(self, bits: Tensor, converged: Converged) -> MetricValue:
-        return measured(_mean, _by_image(bits - converged.bits).abs(), floor=RESOLVED)
+        return measured(_mean, _by_image(bits - converged.bits).abs(), floor=converged.resolution)
 
 
 @register_metric
