@@ -43,6 +43,7 @@ from solvers.process import Parametrisation
 from solvers.sde import ForwardSDE, get_sde
 
 CARDS = Path(__file__).parent / "cards"
+CARD_SUFFIXES = (".yaml", ".yml")
 
 
 class DataSettings(Section):
@@ -326,7 +327,7 @@ def load_card(name_or_path: str | Path) -> Card:
         UsageError: no such card or file, or its content is no card; the text names the key, the value and near names.
     """
     path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix not in CARD_SUFFIXES:
         if str(name_or_path) not in shipped_cards():
             raise unknown_name("load_card", "card", str(name_or_path), shipped_cards())
         path = CARDS / f"{name_or_path}.yaml"
