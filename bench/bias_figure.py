@@ -14,7 +14,7 @@ from bench.metrics.bias import AtInfinity, against_n, at_infinity
 from bench.metrics.extractors import get_extractor
 from bench.metrics.metric import metric_classes
 from bench.problems.problem import ImageProblem, get_problem
-from bench.record import Record
+from bench.record import Record, file_stem
 from bench.store import Store
 from solvers.errors import UsageError
 
@@ -32,7 +32,7 @@ def bias_figures(records: list[Record], store: Store) -> Iterator[tuple[str, Fig
             rows = _rows([r for r in with_value if r.spec.problem == problem], key, store)
             figure = _figure(problem, metric, rows) if rows else None
             if figure is not None:
-                yield f"{problem}_{key}_n", figure
+                yield f"{file_stem(problem)}_{key}_n", figure
 
 
 def _rows(records: list[Record], key: str, store: Store) -> list[tuple[Record, Tensor]]:

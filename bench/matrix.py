@@ -18,7 +18,7 @@ from pydantic import (
 
 from bench.dequantisation import UNIFORM, VARIATIONAL
 from bench.kinds.kind import kind_classes
-from bench.problems.problem import problem_classes
+from bench.problems.problem import problem_class
 from bench.recipe import Recipe
 from bench.record import CellSpec
 from pretrained.card import load_card, shipped_cards
@@ -129,13 +129,12 @@ class ProblemEntry(_Asked):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in problem_classes():
-            raise unknown_name("matrix", "problem", name, problem_classes())
+        problem_class(name)
         return name
 
     @model_validator(mode="after")
     def _enough_references(self) -> Self:
-        limit = problem_classes()[self.name].n_max
+        limit = problem_class(self.name).n_max
         most = max(self.n, self.likelihood.n if self.likelihood else 0)
         if limit is not None and most > limit:
             raise UsageError(f"problem {self.name}", f"there are {limit} reference samples", most, "Lower n")
@@ -144,7 +143,7 @@ class ProblemEntry(_Asked):
     @model_validator(mode="after")
     def _metrics_of_the_problem(self) -> Self:
         for name in self.metrics or ():
-            if name not in (known := problem_classes()[self.name].metrics):
+            if name not in (known := problem_class(self.name).metrics):
                 raise unknown_name(f"problem {self.name}", "metric", name, known)
         return self
 

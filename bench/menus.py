@@ -108,7 +108,7 @@ def checkpoints() -> Rows:
                 "parameters": result.parameters if result else None,
                 "steps": result.steps if result else None,
                 "final loss": round(result.final_loss, 4) if result else None,
-                "accuracy": result.test_accuracy if isinstance(result, ClassifierResult) else None,
+                "accuracy": round(result.test_accuracy, 4) if isinstance(result, ClassifierResult) else None,
                 **_measured(found),
                 "licence": DATA_SETS[card.data.name].licence,
                 "commit": result.commit[:10] if result and result.commit else None,

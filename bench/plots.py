@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from bench.bias_figure import bias_figures
 from bench.metrics.metric import metric_classes
-from bench.problems.problem import ImageProblem, problem_classes
-from bench.record import Record
+from bench.problems.problem import ImageProblem, problem_class
+from bench.record import Record, file_stem
 from bench.standing_plots import standing_figures, values_figure
 from bench.standings import Standing
 from bench.store import Store
@@ -62,7 +62,7 @@ def _figures(
     looks = _looks(sorted(table.solver.unique()))
     for standing in standings:
         if not standing.by_evaluations:
-            yield f"{standing.problem}_{standing.metric}_values", values_figure(standing, looks)
+            yield f"{file_stem(standing.problem)}_{standing.metric}_values", values_figure(standing, looks)
             continue
         yield from _curves(standing, looks)
         # Ranks, pairs, frontier and targets of what a problem and kind are judged by; the tables have every metric's.
@@ -81,7 +81,10 @@ def _curves(standing: Standing, looks: Looks) -> Iterator[tuple[str, Figure]]:
         own = standing.cells[standing.cells.metric == standing.metric].own_seconds.notna().any()
         axes = [("nfe", "network evaluations a sample (counted)"), ("seconds", "seconds a solve")]
         for x, label in axes if first or own else axes[:1]:
-            yield f"{standing.problem}_{standing.metric}_{x}", _curve(points, standing.title, x, label, looks)
+            yield (
+                f"{file_stem(standing.problem)}_{standing.metric}_{x}",
+                _curve(points, standing.title, x, label, looks),
+            )
 
 
 def _looks(solvers: list[str]) -> Looks:
@@ -158,11 +161,12 @@ def _line(axis: Axes, line: pd.DataFrame, x: str, label: str, look: tuple[Any, s
 
 def _sample_grids(records: list[Record], store: Store) -> Iterator[tuple[str, Figure]]:
     """A figure for each problem of images whose cells are done."""
-    for name, problem in problem_classes().items():
+    for name in sorted({r.spec.problem for r in records}):
+        problem = problem_class(name)
         chosen = [r for r in records if r.spec.problem == name and r.spec.kind == "sampling"]
         chosen = [r for r in chosen if r.status == "done" and r.cost]
         if chosen and issubclass(problem, ImageProblem):
-            yield f"{name}_samples", _sample_grid(chosen, problem, store)
+            yield f"{file_stem(name)}_samples", _sample_grid(chosen, problem, store)
 
 
 def _sample_grid(chosen: list[Record], problem: type[ImageProblem], store: Store) -> Figure:

@@ -1,12 +1,13 @@
 """One network under several processes, side by side: the report's section on problems that share a checkpoint."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import pandas as pd
 
 from bench.metrics.metric import metric_classes
 from bench.problems.image import CheckpointProblem
-from bench.problems.problem import problem_classes
+from bench.problems.problem import problem_class
 from bench.standings import Standing, column, row_name
 from bench.tables import markdown_table, number, plain
 
@@ -18,13 +19,13 @@ TEXT = (
 
 def processes_section(found: Iterable[Standing]) -> list[str]:
     """Lines of Markdown; none where no two problems share a network, a metric and a row."""
-    shared: dict[tuple[str, str], list[Standing]] = {}
+    shared: dict[tuple[Path | None, str, str], list[Standing]] = {}
     for standing in found:
-        cls = problem_classes()[standing.problem]
+        cls = problem_class(standing.problem)
         if issubclass(cls, CheckpointProblem) and standing.kind == "sampling" and standing.direction != "none":
-            shared.setdefault((cls.checkpoint, standing.metric), []).append(standing)
+            shared.setdefault((cls.folder, cls.checkpoint, standing.metric), []).append(standing)
     lines = []
-    for (checkpoint, metric), standings in shared.items():
+    for (_, checkpoint, metric), standings in shared.items():
         rows = list(_rows(standings))
         if rows:
             declared = metric_classes()[metric]

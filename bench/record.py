@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -16,6 +17,11 @@ PLUGIN = "solver "
 Status = Literal["done", "diverged", "timeout", "out_of_memory", "error", "skipped"]
 
 
+def file_stem(problem: str) -> str:
+    """A problem's name in the names of files: the path of a card without its slashes."""
+    return re.sub(r"[^\w.-]+", "-", problem.removesuffix(".yaml")).strip("-.")
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -24,7 +30,7 @@ class CellSpec(_Section):
     """What a cell computes; equal specs have equal results, timing apart.
 
     Attributes:
-        problem: key of the problem.
+        problem: key of the problem, or the path of a card.
         n: number of samples.
         solver: key of the solver.
         settings: its settings, tolerances included.
@@ -71,7 +77,7 @@ class CellSpec(_Section):
         digest = hashlib.sha256(content).hexdigest()[:10]
         solver = self.solver.replace(":", "-")
         kind = "" if sampling else f"-{self.kind}"
-        return f"{self.problem}{kind}-{solver}-{self.grid}-{effort}-seed{self.seed}-{digest}"
+        return f"{file_stem(self.problem)}{kind}-{solver}-{self.grid}-{effort}-seed{self.seed}-{digest}"
 
 
 class MetricValue(_Section):

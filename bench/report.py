@@ -12,7 +12,7 @@ from bench.likelihood_tables import likelihood_section
 from bench.plots import write_figures
 from bench.processes_table import processes_section
 from bench.published_values import published_table
-from bench.record import Record
+from bench.record import Record, file_stem
 from bench.standings import Standing, standings
 from bench.store import Store, not_writable
 from bench.table_files import write_tables
@@ -60,7 +60,7 @@ def _page(records: list[Record], table: pd.DataFrame, found: list[Standing], fig
     for standing in found:
         parts += [markdown(leaderboard(standing))]
         for view in VIEWS:
-            if path := by_stem.get(f"{standing.problem}_{standing.metric}_{view}"):
+            if path := by_stem.get(f"{file_stem(standing.problem)}_{standing.metric}_{view}"):
                 parts += [_figure(path, folder)]
             if view == "targets" and standing.by_evaluations:
                 parts += [targets.markdown(standing)]

@@ -12,6 +12,7 @@ from matplotlib.ticker import NullLocator
 
 from bench.frontier import frontier
 from bench.metrics.metric import metric_classes
+from bench.record import file_stem
 from bench.standings import Key, Standing, row_name
 from bench.targets import reach, targets
 
@@ -23,7 +24,7 @@ ROW = 0.2
 
 def standing_figures(standing: Standing, looks: Looks) -> Iterator[tuple[str, Figure]]:
     """The figures that a standing allows; none where the metric ranks nothing."""
-    stem = f"{standing.problem}_{standing.metric}"
+    stem = f"{file_stem(standing.problem)}_{standing.metric}"
     keys = _ranked(standing)
     if len(keys) > 1:
         yield f"{stem}_ranks", _ranks(standing, keys, looks)

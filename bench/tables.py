@@ -11,9 +11,9 @@ from bench.compare import estimate
 from bench.kinds.kind import KINDS
 from bench.metrics.metric import metric_classes
 from bench.points import sampled
-from bench.problems.problem import problem_classes
+from bench.problems.problem import problem_class
 from bench.record import PLUGIN, Cost, MetricValue, Record
-from solvers.errors import UsageError, unknown_name
+from solvers.errors import UsageError
 from solvers.registry import solver_classes
 
 ROW = ["problem", "metric", "solver", "settings", "grid"]
@@ -44,7 +44,7 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
     A cell without a result has a row for each metric of its problem, blank with the reason.
 
     Raises:
-        UsageError: a record's problem is not registered, two records differ in what no column of a report shows, or
+        UsageError: a record's problem is not known, two records differ in what no column of a report shows, or
             their values come of different networks, extractors or references.
     """
     rows = []
@@ -52,8 +52,7 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
     _refuse_mixed_files(records)
     for record in records:
         spec, cost, where = record.spec, record.cost, record.environment
-        if spec.problem not in problem_classes():
-            raise unknown_name(f"record {spec.name}", "problem", spec.problem, problem_classes())
+        problem_class(spec.problem)  # refuses one that is not known
         cell = {
             "problem": spec.problem,
             "kind": spec.kind,
@@ -96,7 +95,7 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
 
 def declared_metrics(kind: str, problem: str) -> tuple[str, ...]:
     """The metrics of a kind of cell on a problem, in the order of declaration."""
-    return KINDS.find(kind).metrics(problem_classes()[problem])
+    return KINDS.find(kind).metrics(problem_class(problem))
 
 
 def _refuse_mixed_files(records: Iterable[Record]) -> None:

@@ -62,7 +62,7 @@ def narrow_card() -> ScoreCard:
 def use(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is in a folder stands in the place of the shipped checkpoint; problems are loaded anew."""
     load = zoo.load
-    monkeypatch.setattr(zoo, "load", lambda name, device="cpu": load(name, device, folder))
+    monkeypatch.setattr(zoo, "load", lambda name, device="cpu", _=None: load(name, device, folder))
     cells.load_problem.cache_clear()
 
 

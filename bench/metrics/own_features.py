@@ -14,6 +14,7 @@ class OwnData:
 
     Attributes:
         name: in keys.
+        data: name of the data set.
         images: what its images show.
         levels: grey levels.
         extractor: name of the checkpoint.
@@ -21,14 +22,16 @@ class OwnData:
     """
 
     name: str
+    data: str
     images: str
     levels: int
     extractor: str
     dim: int
 
 
-DIGITS = OwnData("digits", "digits", 17, "digits-features", 16)
-FASHION = OwnData("fashion", "clothes", 256, "fashion-features", 64)
+DIGITS = OwnData("digits", "digits", "digits", 17, "digits-features", 16)
+FASHION = OwnData("fashion", "fashion_mnist", "clothes", 256, "fashion-features", 64)
+OWN_DATA = (DIGITS, FASHION)
 
 
 class OwnMetric(Metric):

@@ -1,5 +1,6 @@
 """Images under a checkpoint: a network, its process, and held-out and training images to hold samples against."""
 
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -36,6 +37,7 @@ class CheckpointProblem(ImageProblem):
 
     Attributes:
         checkpoint: name of the network.
+        folder: where it lies, if it is neither shipped nor published.
         data: name of the data set.
         rows: images a pass of the network; all at once without it. The solver's batch is the cell's either way.
         under: the process, where it is not the one that the network was trained under.
@@ -49,13 +51,14 @@ class CheckpointProblem(ImageProblem):
     """
 
     checkpoint: ClassVar[str]
+    folder: ClassVar[Path | None] = None
     data: ClassVar[str]
     rows: ClassVar[int | None] = None
     under: ClassVar[ForwardSDE | None] = None
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         super().__init__(device)
-        checkpoint = zoo.load(self.checkpoint, self.device)
+        checkpoint = zoo.load(self.checkpoint, self.device, self.folder)
         self._checkpoint = checkpoint if self.under is None else checkpoint.under(self.under)
         network = self._checkpoint.network
         self._network = InParts(network, self.rows) if self.rows else network
@@ -80,13 +83,17 @@ class CheckpointProblem(ImageProblem):
     def reference(self, n: int, seed: int, draw: int) -> Tensor:
         return self.images(SPLITS[draw], n, seed if draw else None)
 
+    def values(self, split: str) -> Tensor:
+        """All images of a part of the data."""
+        return load_data(self.data, split).values
+
     def images(self, split: str, n: int, seed: int | None = None) -> Tensor:
         """n images of a part of the data, the first or those that a seed chooses.
 
         Raises:
             UsageError: there are fewer.
         """
-        values = load_data(self.data, split).values
+        values = self.values(split)
         if n > len(values):
             raise UsageError(self.key, f"there are {len(values)} {split} images", n, "Lower n in the matrix")
         if seed is not None:

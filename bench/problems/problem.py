@@ -1,12 +1,14 @@
 """A problem: an SDE, a score, a start, a reference, and whatever is known exactly."""
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from bench.registry import Registry
+from pretrained.card import CARD_SUFFIXES
 from pretrained.data import quantise
 from solvers.brownian import BrownianPath
 from solvers.errors import UsageError
@@ -148,10 +150,24 @@ register_problem = PROBLEMS.register
 problem_classes = PROBLEMS.classes
 
 
-def get_problem(name: str, device: torch.device | str = "cpu") -> Problem:
-    """A problem by name, on a device.
+def problem_class(name: str) -> type[Problem]:
+    """A registered problem by name; or that of a score model trained here, by the path of its card (``.yaml``).
 
     Raises:
-        UsageError: no such problem.
+        UsageError: no such problem or card, or the card is not one of a score model of images.
     """
-    return PROBLEMS.find(name)(device)
+    if Path(name).suffix in CARD_SUFFIXES:
+        # Here: it is a problem of images, which are problems.
+        from bench.problems.trained import problem_of_card
+
+        return problem_of_card(name)
+    return PROBLEMS.find(name)
+
+
+def get_problem(name: str, device: torch.device | str = "cpu") -> Problem:
+    """The problem of a :func:`problem_class`, on a device.
+
+    Raises:
+        UsageError: there is none.
+    """
+    return problem_class(name)(device)
