@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bench.image_model import ImageModel
 from pretrained import zoo
-from pretrained.card import DequantiserCard, load_card
+from pretrained.card import CARD_SUFFIXES, DequantiserCard, load_card
 from pretrained.dequantisation import check_fits
 from pretrained.zoo import DequantisingFlow
 from solvers.errors import UsageError
@@ -40,7 +40,7 @@ def dequantiser_of(asked: str | None, model: ImageModel, folder: Path | None = N
 
 def _path(asked: str, model: ImageModel, folder: Path | None) -> str:
     """Name of a shipped dequantiser, or path of a card."""
-    if Path(asked).suffix in (".yaml", ".yml"):
+    if Path(asked).suffix in CARD_SUFFIXES:
         return asked
     here = {path.stem: str(path) for path in folder.glob("*.yaml")} if folder else {}
     if asked != VARIATIONAL:
@@ -58,6 +58,6 @@ def _path(asked: str, model: ImageModel, folder: Path | None) -> str:
 @lru_cache(maxsize=4)
 def _load(path: str, device: str) -> DequantisingFlow:
     card = Path(path)
-    if card.suffix in (".yaml", ".yml"):
+    if card.suffix in CARD_SUFFIXES:
         return zoo.load_dequantiser(card.stem, device, card.parent)
     return zoo.load_dequantiser(path, device)

@@ -213,7 +213,8 @@ def converged(model: ImageModel, plan: Plan) -> Converged:
     }
     inputs = {"states": states, "points": points}
     found = kept("likelihood", inputs, facts, lambda: _converged(model, plan, points))
-    return Converged(found["bits"], found["prior"], found["smoothing"], found["bound"], resolution(model))
+    resolved = resolution(model, min(plan.n, TIGHT_IMAGES))
+    return Converged(found["bits"], found["prior"], found["smoothing"], found["bound"], resolved)
 
 
 def _facts(model: ImageModel) -> dict[str, object]:
@@ -222,13 +223,14 @@ def _facts(model: ImageModel) -> dict[str, object]:
 
 
 @lru_cache(maxsize=8)
-def resolution(model: ImageModel) -> float:
-    """What the converged solve resolves of an image's value, bits/dim: its largest distance from a tight solve.
+def resolution(model: ImageModel, n: int = TIGHT_IMAGES) -> float:
+    """Estimate of what the converged solve resolves of an image's value, bits/dim: its distance from a tight solve.
 
-    Of the first two images, one draw and one probe each. The tight solve is by another method, and in double precision
-    where the network is a module; it tells rounding and tolerances of the converged one, which differ by network.
+    The largest of the first n images, one draw and one probe each. The tight solve is by another method, and in double
+    precision where the network is a module; it tells rounding and tolerances of the converged one, which differ by
+    network and process.
     """
-    plan = Plan(TIGHT_IMAGES, draws=1, probes=1)
+    plan = Plan(n, draws=1, probes=1)
     settings: dict[str, object] = {"settings": [CONVERGED, TIGHT]}
     inputs = {"states": dequantised(model, plan, 0)}
     found = kept("resolution", inputs, _facts(model) | settings, lambda: {"distance": _distance(model, plan)})

@@ -39,7 +39,9 @@ def bits_of(
     folder: Path | None = None,
     dequantisation: str = UNIFORM,
 ) -> dict[str, dict[str, Any]]:
-    """Every metric of a likelihood solve, then what it cost, each with ``label | value | error | unit | reason``.
+    """Every metric of a likelihood solve, what its solver error is told from, and what it cost.
+
+    Each has ``label | value | error | unit | reason``.
 
     Args:
         checkpoint: its name.
@@ -76,7 +78,7 @@ def bits_of(
         values[name] = {"label": metric.label, "value": found.value, "error": found.standard_error}
         values[name] |= {"unit": metric.unit, "reason": found.reason}
     beside_solve = {
-        "resolution": ("what the solver error is told from on", beside.resolution, "bits per dimension"),
+        "resolution": ("resolution of the solver error", beside.resolution, "bits per dimension"),
         "nfe": ("evaluations", solve.nfe, "a dequantised image"),
         "derivative_passes": ("derivative passes", solve.derivative_passes, "a dequantised image"),
         "seconds": ("time of the solve", solve.seconds, "seconds"),

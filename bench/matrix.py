@@ -113,7 +113,7 @@ class ProblemEntry(_Asked):
     """A problem of a matrix.
 
     Attributes:
-        name: key of the problem.
+        name: key of the problem, or the path of a trained card.
         n: samples a cell.
         metrics: those taken of its samples; all of the problem unless given.
         likelihood: where its cells of kind likelihood take less than n.

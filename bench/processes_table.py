@@ -1,7 +1,6 @@
 """One network under several processes, side by side: the report's section on problems that share a checkpoint."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import pandas as pd
 
@@ -19,13 +18,15 @@ TEXT = (
 
 def processes_section(found: Iterable[Standing]) -> list[str]:
     """Lines of Markdown; none where no two problems share a network, a metric and a row."""
-    shared: dict[tuple[Path | None, str, str], list[Standing]] = {}
+    shared: dict[tuple[str, str], list[Standing]] = {}
     for standing in found:
         cls = problem_class(standing.problem)
-        if issubclass(cls, CheckpointProblem) and standing.kind == "sampling" and standing.direction != "none":
-            shared.setdefault((cls.folder, cls.checkpoint, standing.metric), []).append(standing)
+        if not issubclass(cls, CheckpointProblem) or cls.folder is not None:
+            continue
+        if standing.kind == "sampling" and standing.direction != "none":
+            shared.setdefault((cls.checkpoint, standing.metric), []).append(standing)
     lines = []
-    for (_, checkpoint, metric), standings in shared.items():
+    for (checkpoint, metric), standings in shared.items():
         rows = list(_rows(standings))
         if rows:
             declared = metric_classes()[metric]

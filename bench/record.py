@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import re
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -18,8 +18,9 @@ Status = Literal["done", "diverged", "timeout", "out_of_memory", "error", "skipp
 
 
 def file_stem(problem: str) -> str:
-    """A problem's name in the names of files: the path of a card without its slashes."""
-    return re.sub(r"[^\w.-]+", "-", problem.removesuffix(".yaml")).strip("-.")
+    """A problem's name in the names of files: of the path of a card its name, and a hash that tells it from others."""
+    path = Path(problem)
+    return f"{path.stem}-{hashlib.sha256(problem.encode()).hexdigest()[:6]}" if path.suffix else problem
 
 
 class _Section(BaseModel):

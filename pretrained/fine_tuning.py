@@ -43,7 +43,11 @@ def _meaning(card: ScoreCard, network: nn.Module) -> dict[str, Any]:
     """What decides which function of state and time the weights make."""
     content = {f"network.{key}": value for key, value in card.network.model_dump(exclude=OF_TRAINING).items()}
     content |= {"data.scale": card.data.scale, "data.offset": card.data.offset}
-    content["data.shape"] = card.data.build().spec.shape
+    data = card.data.build().spec
+    # A convnet is told the edges of the data's range, which follow from their levels; others are not.
+    content |= {"data.shape": data.shape, "data.levels": data.levels if card.network.name == "convnet" else None}
+    if getattr(card.network, "class_conditional", False):
+        content["data.classes"] = data.classes
     if not isinstance(network, Preconditioned):
         content |= {"sde": card.sde.model_dump(), "parametrisation": card.parametrisation}
     return content

@@ -17,6 +17,8 @@ from solvers.errors import UsageError
 from solvers.sde import get_sde
 
 CPU = torch.device("cpu")
+# Images of the digits' shape with other levels; nothing is read of them.
+FOLDER = {"path": "photos", "size": 8, "grey": True}
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +79,7 @@ def test_a_run_goes_on_with_the_weights_it_started_from(tmp_path: Path, base: Pa
         ({"network__width": 16}, r"network\.width: 8 -> 16'\. Change the card"),
         ({"network__data_std": 0.7}, r"network\.data_std: 0\.8 -> 0\.7"),
         ({"data__offset": 0.0}, r"data\.offset: -1\.0 -> 0\.0"),
+        ({"data": {"name": "folder", "settings": FOLDER, "scale": 2.0, "offset": -1.0}}, r"data\.levels: 17 -> 256"),
         ({"start_from": {"name": "digits-vq"}}, r"no card 'digits-vq'"),
         ({"start_from": {"name": "digits-features"}}, r"a checkpoint of kind 'score' is needed"),
     ],

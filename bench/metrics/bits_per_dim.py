@@ -72,8 +72,9 @@ class BitsPerDimError(BitsMetric):
     """Mean over images of |difference| in bits/dim between the cell's solve and a converged one, on the same draws.
 
     The solver's part of an image's ``bits_per_dim``: in their mean, errors of either sign cancel. The converged solve
-    is dopri5 at 1e-6 in single precision. Floor: its own distance from a solve by another method in double precision
-    at 1e-7, measured on two images for each network and process; no difference is told below it.
+    is dopri5 at 1e-6 in single precision. Floor: an estimate of what that one resolves, its distance from a solve by
+    another method in double precision at 1e-7, the larger of two images for each network and process; no difference is
+    told below it.
     """
 
     key: ClassVar[str] = "bits_per_dim_error"

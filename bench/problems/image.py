@@ -65,6 +65,7 @@ class CheckpointProblem(ImageProblem):
         self.sde = self._checkpoint.sde
         self.shape = self._checkpoint.shape
         self.dtype = torch.float32
+        self._values: dict[str, Tensor] = {}
         state = self._checkpoint.card.data
         self.scale, self.offset = state.scale, state.offset
 
@@ -85,6 +86,11 @@ class CheckpointProblem(ImageProblem):
 
     def values(self, split: str) -> Tensor:
         """All images of a part of the data."""
+        if split not in self._values:
+            self._values[split] = self._read(split)
+        return self._values[split]
+
+    def _read(self, split: str) -> Tensor:
         return load_data(self.data, split).values
 
     def images(self, split: str, n: int, seed: int | None = None) -> Tensor:

@@ -21,7 +21,7 @@ class Problem(ABC):
     """What a solver is run on.
 
     Attributes:
-        key: name in matrices and on the command line.
+        key: name in matrices and on the command line; of a trained card its path.
         summary: one line for lists.
         metrics: keys of the metrics taken, the leaderboard's first.
         n_max: reference samples there are, if their number is limited.
