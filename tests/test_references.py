@@ -130,31 +130,37 @@ def test_a_folder_that_cannot_be_written_costs_the_file_alone(tmp_path: Path) ->
 
 def forget() -> None:
     likelihood.converged.cache_clear()
+    likelihood.resolution.cache_clear()
     converged._tight.cache_clear()
 
 
 @pytest.mark.parametrize(
-    ("changes", "name"),
-    [({"kind": "likelihood"}, "likelihood"), ({"metrics": ("trajectory_rmse",)}, "trajectories")],
+    ("changes", "names"),
+    [({"kind": "likelihood"}, {"likelihood", "resolution"}), ({"metrics": ("trajectory_rmse",)}, {"trajectories"})],
 )
 def test_cells_of_a_run_share_theirs(
-    changes: dict[str, Any], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], names: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a second worker would, with nothing in memory; another network, seed or folder has its own."""
+    """As a second worker would, with nothing in memory; another network, seed or folder has its own.
+
+    What the converged likelihood resolves is of the network: seeds share it, too.
+    """
     monkeypatch.setattr(likelihood, "CONVERGED", {"method": "dopri5", "rtol": 1e-1, "atol": 1e-1})
     monkeypatch.setattr(likelihood, "BOUND_DRAWS", 2)
     monkeypatch.setattr(converged, "TIGHT", 1e-1)
     monkeypatch.setattr(converged, "CHECKED", 1e-1)
     solves: list[int] = []
+    tight: list[int] = []
 
-    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+    def counted(function: Callable[..., Any], calls: list[int] = solves) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
-            solves.append(1)
+            calls.append(1)
             return function(*arguments)
 
         return call
 
     monkeypatch.setattr(likelihood, "_converged", counted(likelihood._converged))
+    monkeypatch.setattr(likelihood, "_distance", counted(likelihood._distance, tight))
     monkeypatch.setattr(converged, "converged_end", counted(converged.converged_end))
     problem = load_problem("digits", "cpu")[0]
 
@@ -174,5 +180,6 @@ def test_cells_of_a_run_share_theirs(
     assert solved(tmp_path / "b")[0] == first
     monkeypatch.setattr(type(problem), "hashes", {"digits-vp": "another"})
     assert solved(tmp_path / "a", "ipndm")[0] == first
-    assert {path.name.partition("-")[0] for path in (tmp_path / "a" / "references").iterdir()} == {name}
+    assert {path.name.partition("-")[0] for path in (tmp_path / "a" / "references").iterdir()} == names
+    assert len(tight) == (3 if "resolution" in names else 0)
     forget()
