@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cell import run_cell
+from bench.environment import full_precision
 from bench.kinds.kind import failure, kind_classes
 from bench.metrics.metric import metric_classes
 from bench.problems.problem import problem_classes
@@ -109,6 +110,7 @@ def _work(connection: "Connection[Any, Any]", parent: int, folder: str, plugins:
 
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     torch.set_num_threads(threads)
+    full_precision()
     for plugin in plugins:
         load_plugin(plugin)
     store = Store(Path(folder))

@@ -209,12 +209,13 @@ class BrownianPath:
         number = torch.tensor(
             [(octave + 1 << self._levels) | cell for octave, cell in zip(octaves, cells, strict=True)]
         )
-        keys = self._tree.keys(number.to(self._normals.device)[:, None, None, None, None])
+        keys = self._tree.keys(number.to(self._normals.device, non_blocking=True)[:, None, None, None, None])
         return self._normals.pairs(keys), self._weights(positions)
 
     def _weights(self, positions: Sequence[float]) -> Tensor:
         """Weights of the normals at each of the positions, (k, levels + 1)."""
-        places = torch.tensor(positions, dtype=torch.float64, device=self._normals.device)
+        # Copied without waiting for what the device has still to do.
+        places = torch.tensor(positions, dtype=torch.float64).to(self._normals.device, non_blocking=True)
         return self._tree.weights(places).T.to(self._normals.dtype)
 
     def _per_sample(self, t: Tensor | float) -> tuple[Tensor, Tensor]:

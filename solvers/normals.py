@@ -1,7 +1,8 @@
 """Addressed unit normals: a counter-based generator, a pure function of (seed, sample index, stream).
 
 SplitMix, made of plain integer tensor operations: Weyl counters, a mixing function, then Box-Muller. No generator
-object and no state; the same numbers on every device and for every batch split.
+object and no state; the same words on every device and for every batch split, and the same normals to the rounding of
+single precision, in which devices differ.
 
 References: Steele, Lea & Flood 2014, Fast Splittable Pseudorandom Number Generators, OOPSLA; the mixing function is
 degski's, whose shifts by 32 bits are moves between the halves of a word.

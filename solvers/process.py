@@ -280,7 +280,7 @@ def _time_rows(times: tuple[float, ...], n: int, dtype: torch.dtype, device: tor
     """Each time as (n,), in no memory of its own."""
     # Kept for later solves, which autograd may follow where this one was made in inference mode.
     with torch.inference_mode(False):
-        row = torch.from_numpy(np.array(times)).to(device, dtype)
+        row = torch.from_numpy(np.array(times)).to(device, dtype, non_blocking=True)
         return dict(zip(times, row.expand(n, -1).unbind(1), strict=True))
 
 
