@@ -13,7 +13,7 @@ from pretrained.tasks import ScoreTask, build_task
 from pretrained.training.clock import Clock
 from pretrained.training.loop import Loop, learning_rate, update_average
 from pretrained.training.monitor import Monitor
-from pretrained.training.precision import precision_on
+from pretrained.training.precision import precision_on, reproducible
 from pretrained.training.processes import is_first, processes_on
 from pretrained.training.restart import Restart, restart_path
 from pretrained.training.result import describe, read_result, write_result
@@ -91,7 +91,7 @@ def _stretch(
     processes = processes_on(device)
     device, first = processes.device, processes.rank == 0
     # Initialisation and dropout take no generator argument: the global one is borrowed, seeded and put back.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with reproducible(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(card.training.seed)
         task = build_task(card, data, device)
         start = task.start_sha256 if isinstance(task, ScoreTask) else None

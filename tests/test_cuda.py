@@ -116,12 +116,12 @@ def test_likelihoods_are_those_of_the_cpu(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["digits", "fashion", "fashion_ve"])
 def test_networks_predict_what_they_do_on_the_cpu(name: str) -> None:
-    """In single precision: tensor cores' ten bits would differ by 1e-3."""
+    """In single precision: 5e-5 at the highest noise, 1e-6 below; TensorFloat-32 differs by 2e-4 to 5e-4."""
     here, there = (get_problem(name, device=device) for device in DEVICES)
     sde = here.sde
     for t in make_grid("log_snr", sde, 4).tolist():
         x = sde.alpha(t) * 0.5 + sde.sigma(t) * here.normals(8, 0).normal("x")
-        assert_agree(there.process().denoised(x.cuda(), t), here.process().denoised(x, t), 2e-5)
+        assert_agree(there.process().denoised(x.cuda(), t), here.process().denoised(x, t), 1e-4)
 
 
 def test_a_cell_is_that_of_the_cpu_and_reads_its_cost_off_the_device(tmp_path: Path) -> None:

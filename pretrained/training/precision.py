@@ -1,4 +1,6 @@
-"""Whether the hardware has bfloat16."""
+"""What the hardware computes in: bfloat16 where it has it, single precision as it is, sums in one order."""
+
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -15,3 +17,11 @@ def precision_on(device: torch.device, asked: Precision) -> Precision:
     with torch.cuda.device(device):
         has_it = torch.cuda.is_bf16_supported(including_emulation=False)
     return asked if has_it else "float32"
+
+
+def reproducible() -> AbstractContextManager[None]:
+    """A GPU's convolutions and their gradients with the same sums in every run, and all bits of single precision.
+
+    Left alone, cuDNN adds up some gradients in the order in which they arrive, and rounds to TensorFloat-32.
+    """
+    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
