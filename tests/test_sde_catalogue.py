@@ -25,8 +25,6 @@ from solvers.registry import get_solver
 from solvers.sde import EDM, SDES, VE, VP, ForwardSDE, SubVP
 from solvers.solver import FixedStepSolver, integrate
 
-pytestmark = pytest.mark.slow
-
 CERTIFIED: list[ForwardSDE] = [VP(), SubVP(), VE(), EDM()]
 
 
