@@ -451,3 +451,26 @@ def test_a_gpu_has_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
         "cuda:1",
         "cpu",
     ]
+
+
+def test_what_has_no_value_says_why_on_the_terminal(
+    tmp_path: Path, call: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrix, folder = tmp_path / "few.yaml", tmp_path / "out"
+    problems = [
+        {"name": "gaussian", "n": 20, "solvers": [{"name": "heun", "budgets": [1, 4]}]},
+        {"name": "cifar10_vp", "n": 20, "solvers": [{"name": "euler"}]},
+    ]
+    content = {"name": "few", "description": "Few cells.", "seeds": [0], "budgets": [4], "grids": ["log_snr"]}
+    matrix.write_text(yaml.safe_dump(content | {"recommended_grids": False, "problems": problems}))
+    monkeypatch.setenv("SCOREBENCH_CHECKPOINTS", str(tmp_path))
+    code, out, err = call("run", str(matrix), "--out", str(folder))
+    assert code == 0, err
+    lines = out[out.index("3 cells:") :].splitlines()
+    assert lines[0] == "3 cells: 1 done, 2 skipped"
+    assert "  1 skipped: one step takes 2 evaluations, the budget is 1" in lines
+    assert any(line.startswith("  1 skipped: checkpoint cifar10-ddpmpp-vp, put it at ") for line in lines)
+    code, out, err = call("report", str(folder))
+    assert code == 0, err
+    board = out[out.index("cifar10_vp: FID") :].splitlines()
+    assert board[1].startswith("No values: skipped: checkpoint cifar10-ddpmpp-vp, put it at ")

@@ -33,6 +33,8 @@ from bench.console import (
 if TYPE_CHECKING:
     from bench.leaderboard import Leaderboard
 
+# Reasons that are listed after a run, the commonest first; the report has all.
+REASONS = 5
 # Characters of a table where there is no terminal.
 WIDEST = 400
 
@@ -68,6 +70,7 @@ def run(
     store.create()
     began = datetime.now(UTC).isoformat(timespec="seconds")
     counts, before = Counter[str](), Counter[str | None]()
+    without = Counter[tuple[str, str]]()
     worker = LocalWorker(folder, chosen.timeout_seconds, plugins, threads())
     kept = told_when_interrupted("Interrupted: finished cells are kept; the same command goes on.")
     with kept, store.lock(), only_run_on(str(where)), worker, progress_bar() as progress:
@@ -77,12 +80,16 @@ def run(
             progress.update(task, description=f"{spec.problem} {spec.solver} {spec.grid} seed {spec.seed}")
             record = store.read(worker.run(spec))
             counts[record.status] += 1
+            if record.reason is not None:
+                without[record.status, record.reason] += 1
             if record.environment.date < began:
                 before[record.environment.commit] += 1
             progress.advance(task)
             if not out.is_terminal and (done + 1) % every == 0:
                 out.print(f"{done + 1}/{len(cells)} cells, {spec.name}", highlight=False)
     out.print(f"{len(cells)} cells: " + ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
+    for (status, reason), n in without.most_common(REASONS):
+        out.print(f"  {n} {status}: {reason}", markup=False, highlight=False, soft_wrap=True)
     if before:
         out.print(f"{before.total()} of them were there before.")
     if set(before) - {commit(ROOT)[0]}:
@@ -100,7 +107,12 @@ def report(folder: Annotated[Path, typer.Argument(help="folder of a run")]) -> N
     written = write_report(folder)
     for board in written.boards:
         out.print(f"\n{board.title}", style="bold", markup=False, highlight=False)
-        out.print(_board(board), " ".join(board.notes), highlight=False)
+        table = _board(board)
+        if table.row_count:
+            out.print(table)
+        else:
+            out.print(_reasons(board), markup=False, highlight=False, soft_wrap=True)
+        out.print(" ".join(board.notes), highlight=False)
     out.print(f"\n{LEGEND} Standard errors: {folder / 'tables' / 'leaderboard.md'}.", markup=False, highlight=False)
     places = f"\nTables:  {folder / 'tables'}\nFigures: {folder / 'figures'}\nReport:  {written.page}"
     out.print(places, soft_wrap=True, markup=False)
@@ -168,6 +180,12 @@ def _board(board: "Leaderboard") -> Table:
         if any(entry.short for entry in entries):
             table.add_row(solver, grid, *(f"[bold]{e.short}[/bold]" if e.best else e.short for e in entries))
     return table
+
+
+def _reasons(board: "Leaderboard") -> str:
+    """Why a leaderboard has no value at all."""
+    reasons = dict.fromkeys(entry.text for _, _, entries in board.rows for entry in entries if entry.text)
+    return "No values: " + "; ".join(reasons) + "."
 
 
 @contextmanager
