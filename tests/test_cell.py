@@ -14,6 +14,7 @@ from records import cell, compute
 from torch import Tensor
 
 from bench import environment
+from bench.bare_calls import bare_seconds
 from bench.kinds import sampling as cells
 from bench.matrix import load_matrix
 from bench.problems.gaussian import Gaussian
@@ -457,3 +458,19 @@ def test_a_records_energy_is_that_of_the_solve(tmp_path: Path, monkeypatch: pyte
     readings = iter([7.0, 9.5])
     monkeypatch.setattr(environment, "energy", lambda device: next(readings))
     assert compute(cell(), tmp_path / "some").cost.energy_joules == 2.5
+
+
+def test_short_calls_are_timed_back_to_back_and_long_ones_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that a call moves by its length and a look at it by 1 ms, as waiting for a GPU does."""
+    for length, waits in ((0.004, 0.001 / 6), (0.4, 0.001)):
+        clock = [0.0]
+
+        def now(device: torch.device, clock: list[float] = clock) -> float:
+            clock[0] += 0.001
+            return clock[0]
+
+        def call(clock: list[float] = clock, length: float = length) -> None:
+            clock[0] += length
+
+        monkeypatch.setattr(environment, "now", now)
+        assert bare_seconds(call, torch.device("cpu")) == pytest.approx([length + waits] * 2)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from bench import environment
+from bench.bare_calls import bare_seconds
 from bench.dequantisation import dequantiser_of
 from bench.kinds.kind import Cell, Kind, failure, register_kind
-from bench.kinds.sampling import BARE_CALLS, WARM_UP_SAMPLES, Solve, cost_of
+from bench.kinds.sampling import WARM_UP_SAMPLES, Solve, cost_of
 from bench.likelihood import Plan, converged, dequantised, grid_upwards, image_divergence, image_likelihood
 from bench.metrics.bits_per_dim import LikelihoodOutcome
 from bench.metrics.log_density import DensityOutcome
@@ -83,16 +84,17 @@ class Likelihood(Kind):
         few = spec.model_copy(update={"n": min(spec.n, WARM_UP_SAMPLES), "batch_size": None})
         with contextlib.suppress(DivergenceError):
             likelihood(few, problem, solver, coarse)
-        _bare_seconds(spec, problem)
+        call, rows = _bare_call(spec, problem)
+        call()
         warm_up_seconds = environment.now(problem.device) - began
 
-        before = _bare_seconds(spec, problem)
+        before = bare_seconds(call, problem.device)
         environment.reset_peak_memory(problem.device)
         joules = environment.energy(problem.device)
         found = likelihood(spec, problem, solver, ts)
         peak_memory, after = environment.peak_memory(problem.device), environment.energy(problem.device)
         taken = None if joules is None or after is None else after - joules
-        bare = statistics.median(before + _bare_seconds(spec, problem))
+        bare = statistics.median(before + bare_seconds(call, problem.device)) / rows
 
         diverged = None if bool(found.values.isfinite().all()) else "log-densities are not finite"
         began = environment.now(problem.device)
@@ -155,8 +157,8 @@ def _exact(spec: CellSpec, problem: Any, solver: Solver, ts: Tensor) -> Found:
     return Found(found.log_p, len(x), [process.evaluations], seconds, outcome)
 
 
-def _bare_seconds(spec: CellSpec, problem: Any) -> list[float]:
-    """Seconds a row of single evaluations with their derivative passes, on a batch of the solve's size."""
+def _bare_call(spec: CellSpec, problem: Any) -> tuple[Callable[[], object], int]:
+    """A single evaluation with its derivative passes, on a batch of the solve's size, and the batch's rows."""
     n = min(spec.batch_size or spec.n, spec.n)
     divergence: Divergence = ExactDivergence()
     x = problem.prior(n, spec.seed)
@@ -165,9 +167,5 @@ def _bare_seconds(spec: CellSpec, problem: Any) -> list[float]:
         draws = range(plan.draws)
         x = torch.cat([dequantised(problem, plan, draw, 0, n) for draw in draws])
         divergence = image_divergence(problem, plan, draws, 0, n)
-    process, seconds = problem.process(), []
-    for _ in range(BARE_CALLS):
-        began = environment.now(problem.device)
-        process.score_and_divergence(x, problem.sde.t_max / 2, divergence)
-        seconds.append((environment.now(problem.device) - began) / len(x))
-    return seconds
+    process = problem.process()
+    return lambda: process.score_and_divergence(x, problem.sde.t_max / 2, divergence), len(x)

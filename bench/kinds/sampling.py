@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bench import environment
+from bench.bare_calls import bare_seconds
 from bench.kinds.kind import Cell, Kind, failure, register_kind
 from bench.metrics.metric import Outcome
 from bench.problems.problem import Problem
@@ -21,8 +22,6 @@ from solvers.process import Evaluations
 from solvers.registry import get_solver
 from solvers.solver import FixedStepSolver, LastStep, Solver, integrate
 
-# Bare calls of the network timed before and after a solve.
-BARE_CALLS = 2
 # Samples of the warm-up, which only has to import and allocate.
 WARM_UP_SAMPLES = 8
 # Beyond this many times the start's root mean square a solution has left the data for good.
@@ -70,9 +69,10 @@ class Sampling(Kind):
         _warm_up(spec, problem, solver, ts, last)
         warm_up_seconds = environment.now(problem.device) - began
 
-        before = _bare_seconds(problem, spec)
+        call, rows = _bare_call(problem, spec), min(spec.batch_size or spec.n, spec.n)
+        before = bare_seconds(call, problem.device)
         solve = _solve(spec, problem, solver, start, ts, last)
-        bare = statistics.median(before + _bare_seconds(problem, spec))
+        bare = statistics.median(before + bare_seconds(call, problem.device)) / rows
 
         diverged = _has_diverged(solve.samples, start)
         began = environment.now(problem.device)
@@ -135,18 +135,6 @@ def _bare_call(problem: Problem, spec: CellSpec) -> Callable[[], Tensor]:
             return network(x, t)
 
     return call
-
-
-def _bare_seconds(problem: Problem, spec: CellSpec) -> list[float]:
-    """Seconds a sample of bare calls."""
-    call = _bare_call(problem, spec)
-    rows = min(spec.batch_size or spec.n, spec.n)
-    seconds = []
-    for _ in range(BARE_CALLS):
-        began = environment.now(problem.device)
-        call()
-        seconds.append((environment.now(problem.device) - began) / rows)
-    return seconds
 
 
 def _has_diverged(samples: Tensor, start: Tensor) -> str | None:
