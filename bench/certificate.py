@@ -5,10 +5,11 @@ must fall with tolerance and against evaluations at the order). A multistep meth
 order before the limit, where the SDE's grid shows one, and at most 2 in it. Before the limit is taken where the local
 slope is steepest; that it is reached is claimed on VP and sub-VP, elsewhere it is only told. Solvers whose bias no step
 size removes claim none; if they take Langevin steps, they claim the bias: its closed form at three snr, and that it
-falls as snr^2. The other claims, of bench.behaviour, are taken on the mixture.
+falls as snr^2. Stochastic ones of fixed steps claim the law in the limit, see bench.law. The other claims, of
+bench.behaviour, are taken on the mixture.
 
-An SDE that the solver refuses makes one line of verdict "not claimed". A solver that breaks down makes a line that
-fails, with the error's text as what was measured.
+An SDE that the solver refuses makes one line of verdict "not claimed"; a solver that accepts none fails. A solver that
+breaks down makes a line that fails, with the error's text as what was measured.
 """
 
 import math
@@ -23,6 +24,7 @@ from bench.behaviour import CLAIMS
 from bench.certify import LEVELS, SLACK_ODE, doublings, ode_errors, order, slope_of
 from bench.compare import Comparison
 from bench.equilibrium import equilibrium
+from bench.law import law_gap
 from bench.problems.gaussian import Gaussian
 from bench.problems.mixture import Mixture2d
 from bench.problems.problem import FlowProblem
@@ -42,6 +44,7 @@ ACCEPTS = "accepts the SDE"
 FALLS = "error falls with tolerance"
 AGAINST_EVALUATIONS = "order against evaluations"
 ORDERS = (ORDER, BEFORE, LIMIT, AGAINST_EVALUATIONS)
+LAW = "law in the limit"
 # SDEs on whose Karras grid a ramp's error is the method's own down to rounding, or nearly.
 RAMP_SHOWS = ("vp", "subvp")
 # A slope so far above the declared order is superconvergence there, and is marked.
@@ -104,7 +107,8 @@ def certificate(solver: Solver, sde: str, quick: bool = False) -> Iterator[Line]
 
     def line(claim: str, problem: str, found: tuple[Any, Any, Any, Verdict]) -> Line:
         declared, measured, interval, verdict = found
-        return Line(solver.key, solver.settings, claim, sde, problem, declared, _finite(measured), interval, verdict)
+        known = interval if interval is not None and all(map(math.isfinite, interval)) else None
+        return Line(solver.key, solver.settings, claim, sde, problem, declared, _finite(measured), known, verdict)
 
     refusal = _refusal(solver, sde)
     if refusal is not None:
@@ -113,6 +117,8 @@ def certificate(solver: Solver, sde: str, quick: bool = False) -> Iterator[Line]
     for problem in ("gaussian",) if quick and solver.stochastic else PROBLEMS:
         for claim, measure in _orders(solver, get_problem_on(problem, sde), quick):
             yield line(claim, problem, _guarded(measure))
+    for problem in _laws_on(solver, sde, quick):
+        yield line(LAW, problem, _guarded(partial(_law, cast(FixedStepSolver, solver), get_problem_on(problem, sde))))
     if isinstance(solver, FixedStepSolver) and solver.equilibrium_variance is not None:
         for claim, measure in _biases(solver, sde):
             yield line(claim, "gaussian", _guarded(measure))
@@ -151,7 +157,7 @@ def _guarded(measure: Measure) -> Found:
 def _refusal(solver: Solver, sde: str) -> str | None:
     """The text with which the solver refuses the SDE, if it does."""
     try:
-        Trial(solver, get_problem_on("mixture_2d", sde), n=2, steps=1)
+        Trial(solver, get_problem_on("mixture_2d", sde), n=2)
     except UsageError as error:
         return str(error)
     except Exception:
@@ -174,6 +180,18 @@ def _orders(solver: Solver, problem: FlowProblem, quick: bool) -> Iterator[tuple
             yield BEFORE, lambda: _before(solver, problem)
         claim = LIMIT if ramped else ORDER
         yield claim, lambda: _order_found(order(solver, problem, quick=quick, declared=solver.limit_order))
+
+
+def _laws_on(solver: Solver, sde: str, quick: bool) -> tuple[str, ...]:
+    """The problems on which the law's limit is claimed: an order from a solver's own finer levels does not tell it."""
+    if not solver.stochastic or solver.order is None or not isinstance(solver, FixedStepSolver):
+        return ()
+    return tuple(PROBLEMS) if not quick else ("mixture_2d",) if sde == MEMORY_ON else ()
+
+
+def _law(solver: FixedStepSolver, problem: FlowProblem) -> Found:
+    gap = law_gap(solver, problem)
+    return 1.0, gap, None, "pass" if gap <= 1 else "fail"
 
 
 def _order_found(found: Any) -> Found:

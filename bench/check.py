@@ -4,13 +4,13 @@ import json
 import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.certificate import Line, certificate
+from bench.certificate import ACCEPTS, Line, certificate
 from bench.environment import environment
 from bench.record import Environment
 from solvers.errors import UsageError
@@ -43,7 +43,8 @@ def selected(names: Sequence[str], every: bool) -> list[Solver]:
     for name in solver_names() if every else names:
         solver = parse_solver(name)
         chosen += [solver] if "?" in name else [get_solver(name, **settings) for settings in solver.certified]
-    return list(dict.fromkeys(chosen))
+    # Those of other libraries have no hash.
+    return [solver for k, solver in enumerate(chosen) if solver not in chosen[:k]]
 
 
 def tasks_of(solvers: Iterable[Solver]) -> list[Task]:
@@ -79,12 +80,19 @@ def _run(task: Task) -> list[Line]:
 
 
 def in_order(done: Iterable[tuple[Task, list[Line]]], tasks: Sequence[Task]) -> list[Line]:
-    """The lines solver by solver, whatever the order in which they came."""
+    """The lines solver by solver, whatever the order in which they came; those of a solver that accepts no SDE fail."""
     found = [(task, lines) for task, lines in done]
     solvers = list(dict.fromkeys(title(task.solver, task.settings) for task in tasks))
     sdes = list(SDES)
     found.sort(key=lambda item: (solvers.index(title(item[0].solver, item[0].settings)), sdes.index(item[0].sde)))
-    return [line for _, lines in found for line in lines]
+    lines = [line for _, lines in found for line in lines]
+    useful = {_of(line) for line in lines if line.claim != ACCEPTS}
+    return [line if _of(line) in useful else replace(line, verdict="fail") for line in lines]
+
+
+def _of(line: Line) -> str:
+    """The solver of a line, with its settings."""
+    return title(line.solver, line.settings)
 
 
 def title(solver: str, settings: dict[str, Any]) -> str:
@@ -104,9 +112,20 @@ def as_json(lines: Sequence[Line]) -> str:
     return "[\n" + ",\n".join(json.dumps(asdict(line)) for line in lines) + "\n]\n"
 
 
+def prepare(folder: Path) -> None:
+    """Make the folder of a file of certificates, before they are measured.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError("check", f"{folder} cannot be made", error.strerror, "Give another --out") from error
+
+
 def write(lines: Sequence[Line], folder: Path) -> None:
     """``certificates.json``, and ``provenance.json`` beside it: versions, commit, machine, date."""
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / CERTIFICATES).write_text(as_json(lines), encoding="utf-8")
     provenance = environment(torch.device("cpu")).model_dump_json(indent=1)
     (folder / PROVENANCE).write_text(provenance + "\n", encoding="utf-8")

@@ -123,7 +123,10 @@ class Case:
         full = f"{self.key if prefix is None else prefix}/{name}"
         if full not in self._arrays:
             raise UsageError("conformance", f"the vectors lack the array {full!r}", None, "Complete them")
-        return self._arrays[full].double()
+        found = self._arrays[full]
+        if found.is_complex() or not found.numel():
+            raise Mismatch(f"the array {full!r} holds real numbers; got {found.dtype}, {found.numel()} of them")
+        return found.double()
 
     def sde(self) -> ForwardSDE:
         """The forward process with the case's constants."""
@@ -154,7 +157,9 @@ def _pairs_of(found: Mapping[str, Tensor], case: Case) -> list[tuple[Tensor, Ten
 
 def _sampler(case: Case) -> tuple[Solver, bool]:
     """The solver of a case, and whether its predictor draws noise."""
-    flow = bool(case["probability_flow"]) if "probability_flow" in case else False
+    flow = "probability_flow" in case and case["probability_flow"]
+    if not isinstance(flow, bool):
+        raise Mismatch(f"probability_flow is true or false; got {flow!r}")
     names = case["predictor"], flow
     corrector = case["corrector"]
     if names not in PREDICTORS:
@@ -266,6 +271,9 @@ def run_case(case: Case) -> Result:
         return Result(case.key, None, None, "skipped", str(why))
     except Mismatch as why:
         return Result(case.key, None, tolerance, "fail", str(why))
+    except Exception as why:
+        # A case that is malformed costs no other its verdict.
+        return Result(case.key, None, tolerance, "fail", f"{type(why).__name__}: {why}")
     return judge(case.key, error, tolerance)
 
 

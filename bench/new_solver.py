@@ -9,6 +9,7 @@ from solvers.errors import UsageError
 from solvers.registry import solver_names
 
 FOLDER = ROOT / "solvers" / "methods"
+LONGEST = 60
 
 TEMPLATE = '''"""{title}: Euler's method on the probability-flow ODE; put your own step in its place."""
 
@@ -58,10 +59,15 @@ def new_solver(name: str, folder: Path | None = None) -> Path:
             a plug-in.
 
     Raises:
-        UsageError: no such name can be registered, it is taken, the file exists, or there is no checkout.
+        UsageError: no such name can be registered, it is taken, the file exists or cannot be written, or there is no
+            checkout.
     """
-    if not re.fullmatch("[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        raise UsageError("new-solver", "a name is lower snake case", name, "E.g. my_solver")
+    words = name.split("_")
+    cls = "".join(word.capitalize() for word in words)
+    reserved = keyword.iskeyword(name) or keyword.iskeyword(cls)
+    if not re.fullmatch("[a-z][a-z0-9_]*", name) or reserved or len(name) > LONGEST:
+        rule = f"a name is lower snake case, no word of Python's, {LONGEST} letters at most"
+        raise UsageError("new-solver", rule, name, "E.g. my_solver")
     if name in solver_names():
         raise UsageError("new-solver", "the name is free", name, "Taken: scorebench list solvers")
     target = FOLDER if folder is None else folder
@@ -70,8 +76,10 @@ def new_solver(name: str, folder: Path | None = None) -> Path:
     path = target / f"{name}.py"
     if path.exists():
         raise UsageError("new-solver", "a file is never overwritten", str(path), "Take another name or folder")
-    target.mkdir(parents=True, exist_ok=True)
-    words = name.split("_")
-    text = TEMPLATE.format(title=" ".join(words).capitalize(), cls="".join(word.capitalize() for word in words))
-    path.write_text(text, encoding="utf-8")
+    text = TEMPLATE.format(title=" ".join(words).capitalize(), cls=cls)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError("new-solver", f"{path} cannot be written", error.strerror, "Give another --out") from error
     return path

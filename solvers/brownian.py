@@ -170,8 +170,9 @@ class BrownianPath:
         if self._last is not None and self._last[0] == t:
             return self._last[1]
         octave, _, position = place
-        normals, weights = self._cells(t, place)
+        # The ends first: what is kept is then there before what is not, and a long solve holds no more than a short one.
         line = torch.lerp(self._end(octave + 1), self._end(octave), position / 2**self._levels)
+        normals, weights = self._cells(t, place)
         width = self._t_max * 2.0 ** -min(octave + 1, OCTAVES)
         value = torch.addmv(line, normals.flatten(1).T, weights, alpha=math.sqrt(width))
         self._last = t, self._normals.arrange(value.view(normals.shape[1:]))

@@ -4,7 +4,7 @@ uniform    equal steps of t
 quadratic  equal steps of sqrt(t)
 log_snr    equal steps of lam = log(alpha/sigma)
 karras     equal steps of (sigma/alpha)^(1/rho), rho = 7: Karras et al. 2022, arXiv:2206.00364, eq. 5, for any SDE;
-           karras_3, karras_2.5, ... for another rho, 0 excluded
+           karras_3, karras_2.5, ... for another rho, 0.1 to 1000 in size
 edm        karras with the published ends in sigma/alpha, 0.002 and 80, as far as they lie between the grid's own; the
            first and the last step then bridge what is beyond. On EDM's own SDE the two are the same, on VE too. The
            published final 0 is the last step ``tweedie``
@@ -23,6 +23,8 @@ from solvers.errors import UsageError, unknown_name
 from solvers.sde import Array, ForwardSDE
 
 KARRAS_RHO = 7.0
+# Beyond it powers overflow, or steps are those of log_snr to rounding.
+RHO_RANGE = 0.1, 1000.0
 EDM_LEVELS = (0.002, 80.0)
 
 
@@ -70,7 +72,7 @@ def get_grid(name: str, who: str = "get_grid") -> Grid:
     """The rule of a grid: times from SDE, start, end and the numbers 0 ... 1 in equal steps.
 
     Raises:
-        UsageError: no grid of that name, or a rho that is 0 or not a number.
+        UsageError: no grid of that name, or a rho that is out of range or no number.
     """
     if name in GRIDS:
         return GRIDS[name]
@@ -81,8 +83,9 @@ def get_grid(name: str, who: str = "get_grid") -> Grid:
         rho = float(text)
     except ValueError:
         rho = 0.0
-    if not rho or not math.isfinite(rho):
-        raise UsageError(who, "the exponent of karras_RHO is a number other than 0", name, "E.g. karras_3")
+    low, high = RHO_RANGE
+    if not low <= abs(rho) <= high:
+        raise UsageError(who, f"the exponent of karras_RHO is {low:g} to {high:g} in size", name, "E.g. karras_3")
     return partial(_karras, rho=rho)
 
 

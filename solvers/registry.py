@@ -11,7 +11,8 @@ from dataclasses import fields
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from solvers.errors import UsageError, unknown_name
 from solvers.solver import FixedStepSolver, Solver
@@ -85,7 +86,38 @@ def get_solver(name: str, **settings: Any) -> Solver:
             if not known:
                 raise UsageError("get_solver", f"{name} has no settings", key, "Leave it out")
             raise unknown_name("get_solver", f"setting of {name}", key, known)
+    _check_types(cls, settings)
     return cls(**settings)
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _check_types(cls: type[Solver], settings: dict[str, Any]) -> None:
+    """Refuse settings of another type than their field's; what values a type admits the solver knows itself.
+
+    Raises:
+        UsageError: one is.
+    """
+    hints = get_type_hints(cls)
+    for name, value in settings.items():
+        offered = get_args(hints[name]) if isinstance(hints[name], UnionType) else (hints[name],)
+        kinds = {type(choice) for hint in offered for choice in get_args(hint)} | {*offered}
+        if kinds <= {*_KINDS, NoneType, *offered} and not any(_fits(value, kind) for kind in kinds):
+            told = " or ".join(sorted(text for kind, text in _KINDS.items() if kind in kinds))
+            todo = "E.g. the one that scorebench list solvers shows"
+            if isinstance(value, str) and float in kinds:
+                with contextlib.suppress(ValueError):
+                    todo = f"YAML takes {value} for text; write {float(value):.1e}"
+            raise UsageError(cls.key, f"{name} is {told}", value, todo)
+
+
+def _fits(value: object, kind: Any) -> bool:
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind) if isinstance(kind, type) else False
 
 
 def parse_solver(text: str) -> Solver:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench import behaviour
-from bench.certificate import AGAINST_EVALUATIONS, BEFORE, LIMIT, ORDER, Line, certificate, get_problem_on
+from bench.certificate import AGAINST_EVALUATIONS, BEFORE, LAW, LIMIT, ORDER, Line, certificate, get_problem_on
 from bench.certify import doublings, ode_errors
 from bench.check import title
 from bench.equilibrium import equilibrium
@@ -99,6 +99,55 @@ class CountsTooFew(Heun):
         return 2 * steps - 1
 
 
+class CountsTooFewLater(Euler):
+    def step(self, process, x, t, s, brownian, state):
+        steps = (state or 0) + 1
+        if steps > 16:
+            process.velocity(x, t)
+        return super().step(process, x, t, s, brownian, None)[0], steps
+
+
+class NeverCallsTheNetwork(Euler):
+    def step(self, process, x, t, s, brownian, state):
+        return x * s, state
+
+
+class ComputesInSinglePrecision(Euler):
+    def step(self, process, x, t, s, brownian, state):
+        y = x.float()
+        return (y + (s - t) * process.velocity(y.to(x.dtype), t).float()).to(x.dtype), state
+
+
+class HalvesItsNoise(EulerMaruyama):
+    """Its levels agree with each other, not with the law."""
+
+    def step(self, process, x, t, s, brownian, state):
+        g = process.sde.diffusion(t)
+        drift = process.sde.drift_coefficient(t) * x - g**2 * process.score(x, t)
+        return x + (s - t) * drift + g * brownian.dw(t, s) / 2, state
+
+
+class HalvesItsNoiseUnseen(HalvesItsNoise):
+    """Not affine, so that no exact law of it is known on the Gaussian either."""
+
+    def step(self, process, x, t, s, brownian, state):
+        x_s, state = super().step(process, x, t, s, brownian, state)
+        return x_s + 1e-3 * (s - t) * torch.sin(x), state
+
+
+class SmoothsTheScore(EulerMaruyama):
+    """Exact where the score is linear."""
+
+    def step(self, process, x, t, s, brownian, state):
+        g = process.sde.diffusion(t)
+        score = (process.score(x + 1, t) + process.score(x - 1, t)) / 2
+        x_s = x + (s - t) * (process.sde.drift_coefficient(t) * x - g**2 * score) + g * brownian.dw(t, s)
+        return x_s, state
+
+    def nfe(self, steps: int) -> int:
+        return 2 * steps
+
+
 class ProbesOutside(Euler):
     def step(self, process, x, t, s, brownian, state):
         process.network(x, torch.full((len(x),), s - 1e-3, dtype=x.dtype))
@@ -143,8 +192,14 @@ class BreaksDown(Euler):
 @pytest.mark.parametrize(
     ("solver", "claims"),
     [
-        (CountsTooFew(), {"evaluations"}),
-        (ProbesOutside(), {"evaluations", "times outside"}),
+        (CountsTooFew(), {"evaluations", "evaluations, tweedie"}),
+        (CountsTooFewLater(), {"evaluations", "evaluations, tweedie"}),
+        (NeverCallsTheNetwork(), {ORDER, "determinism", "evaluations", "evaluations, tweedie", "times outside"}),
+        (ComputesInSinglePrecision(), {"float32"}),
+        (HalvesItsNoise(), {ORDER, LAW}),
+        (HalvesItsNoiseUnseen(), {LAW}),
+        (SmoothsTheScore(), {LAW}),
+        (ProbesOutside(), {"evaluations", "evaluations, tweedie", "times outside"}),
         (CouplesTheBatch(), {"batch split"}),
         (DrawsFromTheGlobalGenerator(), {"determinism", "evaluations, tweedie"}),
         (ChangesItsStart(), {"determinism"}),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,8 +97,19 @@ def test_a_failing_plugin_ends_with_exit_code_1(
         (["check", "ddim?eta"], "parse_solver: settings read ?setting=value&..., each once; got 'ddim?eta'"),
         (["check", "heun", "--against", "dpmpp"], "get_solver: no solver 'dpmpp'; did you mean"),
         (["check", "heun", "--plugin", "no.py"], "load_plugin: a plug-in is a Python file"),
-        (["new-solver", "Heun"], "new-solver: a name is lower snake case; got 'Heun'"),
-        (["new-solver", "class"], "new-solver: a name is lower snake case; got 'class'"),
+        (
+            ["new-solver", "Heun"],
+            "new-solver: a name is lower snake case, no word of Python's, 60 letters at most; got 'Heun'",
+        ),
+        (["new-solver", "class"], "new-solver: a name is lower snake case, no word of Python's"),
+        (["new-solver", "true"], "new-solver: a name is lower snake case, no word of Python's"),
+        (["new-solver", "a" * 300], "new-solver: a name is lower snake case, no word of Python's"),
+        (["check", "heun", "--out", "/proc/x"], "check: /proc/x cannot be made; got"),
+        (["check", "rk45?rtol=abc"], "rk45: rtol is a number; got 'abc'"),
+        (["check", "deis?order=2.0"], "deis: order is a whole number; got 2.0"),
+        (["check", "ddim?eta=true"], "ddim: eta is a number; got True"),
+        (["check", "torchdiffeq?method=3"], "torchdiffeq: method is text; got 3"),
+        (["check", "unipc?corrector=1"], "unipc: corrector is true or false; got 1"),
         (["new-solver", "heun"], "new-solver: the name is free; got 'heun'"),
     ],
 )
@@ -121,6 +133,35 @@ def test_a_bare_name_stands_for_what_its_class_certifies() -> None:
     assert check.selected(["dpm_solver"], every=False) == [get_solver("dpm_solver", order=k) for k in (1, 2, 3)]
     assert check.selected(["dpm_solver?order=3"], every=False) == [get_solver("dpm_solver")]
     assert {solver.key for solver in check.selected([], every=True)} == set(solver_names())
+
+
+@pytest.mark.usefixtures("_two_sdes")
+def test_a_solver_of_another_library_is_certified(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Third order is claimed, second is found (field-notes 1.1): the exit code says so."""
+    name = "diffusers:DPMSolverMultistepScheduler?solver_order=3"
+    assert run(monkeypatch, "check", name, name, "--json", "--jobs", "1") == 1
+    claims = [c for c in json.loads(capsys.readouterr().out) if c["sde"] == "vp" and c["claim"] == "order"]
+    assert [c["problem"] for c in claims] == ["gaussian", "mixture_2d"], "named twice, certified once"
+    for claim in claims:
+        assert (claim["solver"], claim["declared"], claim["verdict"]) == (name.partition("?")[0], 3, "fail")
+        assert 1.7 < claim["measured"] < 2.4
+
+
+def test_a_solver_that_accepts_no_sde_fails() -> None:
+    tasks = check.tasks_of([get_solver("euler"), get_solver("heun")])
+    refused = {
+        id(t): Line(t.solver, {}, "accepts the SDE", t.sde, "mixture_2d", None, "no", None, "not claimed")
+        for t in tasks
+    }
+    done = [(t, [refused[id(t)]]) for t in tasks]
+    assert {line.verdict for line in check.in_order(done, tasks)} == {"fail"}
+    some = [
+        (t, [replace(refused[id(t)], claim="order", verdict="pass")]) if t.sde == "vp" else (t, [refused[id(t)]])
+        for t in tasks
+    ]
+    assert {line.verdict for line in check.in_order(some, tasks)} == {"pass", "not claimed"}
 
 
 def test_the_terminal_shows_every_line_of_a_few_and_what_did_not_pass_of_many() -> None:

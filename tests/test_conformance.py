@@ -224,12 +224,37 @@ def test_files_that_are_wrong_end_in_a_usage_error(tmp_path: Path) -> None:
     for wrong in (no_key, number):
         with pytest.raises(UsageError, match="list of cases"):
             conformance(vectors, wrong)
-    index.write_text(json.dumps([case(key, steps="many")]))
-    with pytest.raises(UsageError, match="'steps'"):
-        conformance(vectors, index)
-    index.write_text(json.dumps([case(key, key="vp/other")]))
-    with pytest.raises(UsageError, match="vp/other/"):
-        conformance(vectors, index)
+
+
+def test_a_malformed_case_fails_and_costs_no_other_its_verdict(tmp_path: Path) -> None:
+    key = "vp/euler_maruyama/none"
+    wrong: list[tuple[dict[str, Any], str]] = [
+        (case(key, steps="many"), "'steps'"),
+        (case(key, key="vp/other"), "vp/other/"),
+        (case(key, probability_flow="yes"), "probability_flow is true or false"),
+        (case(key, predictor=["a"]), "TypeError"),
+        ({name: value for name, value in case(key).items() if name != "steps"}, "lacks 'steps'"),
+    ]
+    vectors, index = edited(tmp_path, [entry for entry, _ in wrong] + [case(key)])
+    *failed, good = conformance(vectors, index)
+    assert good.verdict == "pass"
+    for result, (_, text) in zip(failed, wrong, strict=True):
+        assert result.verdict == "fail"
+        assert result.reason is not None
+        assert text in result.reason
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda a: a + 0j, lambda a: a[:0], lambda a: a[..., :1], lambda a: a[0, 0, 0]],
+    ids=["complex", "empty", "narrow", "a number"],
+)
+def test_arrays_that_are_not_what_they_should_be_fail(tmp_path: Path, change: Any) -> None:
+    key = "vp/euler_maruyama/none"
+    for name in ("x_init", "noise", "x"):
+        found = conformance(*edited(tmp_path, [case(key)], **{f"{key}/{name}": change}))[0]
+        assert found.verdict == "fail", name
+        assert found.reason or found.error
 
 
 def test_the_command_ends_with_exit_code_2_on_a_missing_file(

@@ -105,11 +105,9 @@ def test_karras_with_the_papers_rho_is_karras():
     assert not torch.allclose(make_grid("karras_3", SDES["vp"](), 20), make_grid("karras", SDES["vp"](), 20))
 
 
-@pytest.mark.parametrize("name", ["karras_", "karras_0", "karras_x", "karras_inf", "karras_nan"])
+@pytest.mark.parametrize("name", ["karras_", "karras_0", "karras_x", "karras_inf", "karras_nan", "karras_1e-3"])
 def test_rho_is_a_number(name: str):
-    with pytest.raises(
-        UsageError, match=f"make_grid: the exponent of karras_RHO is a number other than 0; got '{name}'"
-    ):
+    with pytest.raises(UsageError, match=f"make_grid: the exponent of karras_RHO is 0.1 to 1000 in size; got '{name}'"):
         make_grid(name, SDES["vp"](), 5)
 
 

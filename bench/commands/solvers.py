@@ -32,6 +32,8 @@ def check(
     names = [*(solvers or ()), *(path.stem for path in plugin or () if not solvers and not every)]
     chosen = checking.selected(names, every)
     rival = parse_solver(against) if against else None
+    if out_folder is not None:
+        checking.prepare(out_folder)
     tasks = checking.tasks_of(chosen)
     with progress_bar(err) as progress:
         bar = progress.add_task("certificates", total=len(tasks))

@@ -65,9 +65,6 @@ def peak_bytes(solver: FixedStepSolver, nfe: int, samples: int = SAMPLES) -> int
     live = LiveTensors()
     with one_thread(), live:
         path = BrownianPath(Normals(0, (samples, 2)), sde.t_max) if solver.stochastic else None
-        if path is not None:
-            # The path keeps a value for every octave of time, whatever the number of steps: all of them first.
-            path.dw(sde.t_max, sde.t_min)
         integrate(solver, ReverseProcess(sde, network, "noise"), start, ts, path)
     return live.peak
 

@@ -45,8 +45,8 @@ class Rk45(AdaptiveSolver):
 
     With variable = angle the pair is applied to dy/du = f(y, u), u = atan(sigma / (alpha data_std)), see
     ``_coordinates``, where steps of one length suit the whole interval. Beside t with the same controller, an error of
-    1e-2 to 1e-5 takes 0.54 to 0.73 of the evaluations on Gaussian and mixture under VP, 0.47 to 0.77 under sub-VP, 0.44
-    to 0.57 under VE, 0.16 to 0.30 under EDM, and about as many, 0.71 to 1.17, under rectified flow and cosine.
+    1e-2 to 1e-5 takes 0.52 to 0.70 of the evaluations on Gaussian and mixture under VP, 0.49 to 0.75 under sub-VP, 0.42
+    to 0.57 under VE, 0.13 to 0.30 under EDM, and about as many, 0.71 to 1.17, under rectified flow and cosine.
     Tolerances are then those of y = cos(u) x / alpha, which is x at the end and of the data's size at the start. A
     log-determinant does not scale with x: likelihoods are solved in t.
 
