@@ -170,7 +170,7 @@ class BrownianPath:
         if self._last is not None and self._last[0] == t:
             return self._last[1]
         octave, _, position = place
-        # The ends first: what is kept is then there before what is not, and a long solve holds no more than a short one.
+        # The ends first: they stay, so that a long solve then holds no more at once than a short one.
         line = torch.lerp(self._end(octave + 1), self._end(octave), position / 2**self._levels)
         normals, weights = self._cells(t, place)
         width = self._t_max * 2.0 ** -min(octave + 1, OCTAVES)

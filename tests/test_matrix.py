@@ -296,7 +296,7 @@ def test_selection_refuses_a_problem_that_exists_but_is_not_in_the_matrix() -> N
         ({"problems": [{"name": "gausian", "n": 4}]}, r"no problem 'gausian'; did you mean 'gaussian'\?"),
         (
             {"grids": ["karras_seven"]},
-            r"the exponent of karras_RHO is a number other than 0; got 'karras_seven'",
+            r"the exponent of karras_RHO is 0.1 to 1000 in size; got 'karras_seven'",
         ),
         ({"grids": ["logsnr"]}, r"no grid 'logsnr'; did you mean 'log_snr'\?"),
         (
@@ -305,7 +305,7 @@ def test_selection_refuses_a_problem_that_exists_but_is_not_in_the_matrix() -> N
         ),
         ({"solvers": [{"name": "ddim", "settings": {"ata": 1}}]}, r"no setting of ddim 'ata'; did you mean 'eta'\?"),
         ({"solvers": [{"name": "heun", "settings": {"eta": 1}}]}, r"heun has no settings; got 'eta'"),
-        ({"solvers": [{"name": "ddim", "settings": {"eta": "much"}}]}, r"solver ddim: .*; got \{'eta': 'much'\}\. "),
+        ({"solvers": [{"name": "ddim", "settings": {"eta": "much"}}]}, r"ddim: eta is a number; got 'much'"),
         ({"solvers": [{"name": "ddim", "settings": {"eta": 2.0}}]}, r"ddim: .*; got 2\.0"),
         ({"solvers": [{"name": "torchdiffeq", "tolerances": [0.0]}]}, r"tolerances.0: .*; got 0\.0\. "),
         ({"solvers": [{"name": "torchdiffeq", "tolerances": [float("inf")]}]}, r"tolerances.0: .*; got inf\. "),
