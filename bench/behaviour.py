@@ -4,6 +4,7 @@ Each claim is taken on the common log-SNR grid from the prior, and gives what is
 difference may be) and what was measured.
 """
 
+import contextlib
 import copy
 import tracemalloc
 from collections.abc import Callable
@@ -15,9 +16,12 @@ from torch import Tensor
 
 from bench.problems.problem import Problem
 from bench.trial import PeakBytes, Trial
+from solvers.errors import UsageError
 from solvers.solver import FixedStepSolver, Solver
 
 STEPS = (1, 2, 5, 12, 60)
+# Of these a solver may refuse so many, the first, as too few.
+FEWEST = 3
 # Where one number of steps is enough: above 20, below which the reference's chain on VP has no square root.
 USUAL = 24
 # Rounding of two runs that do the same operations in batches of different size, relative to 1 + |x|.
@@ -55,13 +59,24 @@ def difference(a: Tensor, b: Tensor) -> float:
     return float(gap.masked_fill(same, 0).nan_to_num(nan=torch.inf).max())
 
 
+def _numbers_of_steps(solver: Solver, problem: Problem) -> tuple[int, ...]:
+    """One for a solver that chooses its own; from the fewest on that the solver does not refuse."""
+    if solver.adaptive:
+        return STEPS[:1]
+    for k, steps in enumerate(STEPS[:FEWEST]):
+        with contextlib.suppress(UsageError):
+            Trial(solver, problem, n=2, steps=steps)
+            return STEPS[k:]
+    return STEPS[FEWEST:]
+
+
 def evaluations(solver: Solver, problem: Problem) -> Finding:
     """Evaluations a sample: declared, or for adaptive solvers as recorded, against those that the network saw.
 
     Of rejected steps, probes and correctors too; at five numbers of steps, of which the first that differs is told.
     """
     n = 6
-    for steps in STEPS:
+    for steps in _numbers_of_steps(solver, problem):
         trial = Trial(solver, problem, n=n, steps=steps)
         calls, rows = trial.calls, trial.rows
         measured = rows / n
@@ -69,8 +84,6 @@ def evaluations(solver: Solver, problem: Problem) -> Finding:
         recorded = (trial.evaluations.calls, int(trial.evaluations.per_sample(n).sum()))
         if measured != declared or recorded != (calls, rows):
             return Finding(declared, measured, False)
-        if solver.adaptive:
-            break
     return Finding(declared, measured, True)
 
 
@@ -85,7 +98,7 @@ def tweedie(solver: Solver, problem: Problem) -> Finding:
 
 def times(solver: Solver, problem: Problem) -> Finding:
     """How far outside [t_min, t_max] the network is called; the interval is the range of times."""
-    spans = [Trial(solver, problem, steps=steps).span for steps in STEPS]
+    spans = [Trial(solver, problem, steps=steps).span for steps in _numbers_of_steps(solver, problem)]
     low, high = min(span[0] for span in spans), max(span[1] for span in spans)
     if low > high:
         return Finding(0.0, "never calls the network", False)
@@ -124,7 +137,7 @@ def precision(solver: Solver, problem: Problem) -> Finding:
         return Finding(SINGLE, f"returns {low.dtype} for float32", False)
     bound = SINGLE_ADAPTIVE if solver.adaptive else SINGLE
     gap = difference(low, high)
-    if torch.equal(high.float().double(), high):
+    if high.dtype == torch.float64 and torch.equal(high.float().double(), high):
         return Finding(bound, "computes in single precision throughout", False)
     return Finding(bound, gap, gap <= bound)
 

@@ -110,9 +110,9 @@ def certificate(solver: Solver, sde: str, quick: bool = False) -> Iterator[Line]
         known = interval if interval is not None and all(map(math.isfinite, interval)) else None
         return Line(solver.key, solver.settings, claim, sde, problem, declared, _finite(measured), known, verdict)
 
-    refusal = _refusal(solver, sde)
-    if refusal is not None:
-        yield line(ACCEPTS, "mixture_2d", (None, refusal, None, "not claimed"))
+    refused = refusal(solver, sde)
+    if refused is not None:
+        yield line(ACCEPTS, "mixture_2d", (None, refused, None, "not claimed"))
         return
     for problem in ("gaussian",) if quick and solver.stochastic else PROBLEMS:
         for claim, measure in _orders(solver, get_problem_on(problem, sde), quick):
@@ -154,7 +154,7 @@ def _guarded(measure: Measure) -> Found:
         return None, f"{type(error).__name__}: {error}", None, "fail"
 
 
-def _refusal(solver: Solver, sde: str) -> str | None:
+def refusal(solver: Solver, sde: str) -> str | None:
     """The text with which the solver refuses the SDE, if it does."""
     try:
         Trial(solver, get_problem_on("mixture_2d", sde), n=2)

@@ -8,13 +8,13 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from bench.certificate import FALLS, ORDERS, Line
+from bench.certificate import FALLS, LAW, ORDERS, Line
 from bench.check import title
 from bench.compare import Comparison
 
 # Certificates that are shown line by line; of more, each has a row.
 IN_FULL = 6
-SHOWN_WITH_PROBLEM = (*ORDERS, FALLS)
+SHOWN_WITH_PROBLEM = (*ORDERS, FALLS, LAW)
 MARKS = {
     "pass": "",
     "fail": " [bold red]✗[/bold red]",

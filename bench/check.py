@@ -1,7 +1,9 @@
 """``scorebench check``: the certificates of many solvers, in parallel; their file."""
 
 import json
+import math
 import multiprocessing
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields, replace
@@ -10,9 +12,10 @@ from typing import Any
 
 import torch
 
-from bench.certificate import ACCEPTS, Line, certificate
+from bench.certificate import ACCEPTS, Line, certificate, refusal
 from bench.environment import environment
 from bench.record import Environment
+from bench.rivals import SDE
 from solvers.errors import UsageError
 from solvers.registry import get_solver, load_plugin, parse_solver, solver_classes, solver_names
 from solvers.sde import SDES
@@ -104,24 +107,43 @@ def title(solver: str, settings: dict[str, Any]) -> str:
 
 
 def _written(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{'-' if value < 0 else ''}.{abs(value)!s}"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def as_json(lines: Sequence[Line]) -> str:
-    """The lines as a JSON list, an object a line of text."""
-    return "[\n" + ",\n".join(json.dumps(asdict(line)) for line in lines) + "\n]\n"
+    """The lines as a JSON list, an object a line of text; settings that JSON has no number for as they are typed."""
+    entries = [asdict(line) | {"settings": {k: _plain(v) for k, v in line.settings.items()}} for line in lines]
+    return "[\n" + ",\n".join(json.dumps(entry, allow_nan=False) for entry in entries) + "\n]\n"
+
+
+def _plain(value: object) -> object:
+    return _written(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def comparable(solver: Solver) -> None:
+    """Refuse a solver that cannot be compared with another, before anything is measured.
+
+    Raises:
+        UsageError: it does not run on the SDE of comparisons.
+    """
+    why = refusal(solver, SDE)
+    if why is not None:
+        raise UsageError("check", f"--against compares on {SDE}", why, "Leave it out")
 
 
 def prepare(folder: Path) -> None:
     """Make the folder of a file of certificates, before they are measured.
 
     Raises:
-        UsageError: it cannot be made.
+        UsageError: it cannot be made or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise UsageError("check", f"{folder} cannot be made", error.strerror, "Give another --out") from error
+        raise UsageError("check", f"{folder} cannot be written", error.strerror, "Give another --out") from error
 
 
 def write(lines: Sequence[Line], folder: Path) -> None:

@@ -1,8 +1,8 @@
 """Whether a sampler's law has the right limit: a solver of another equation converges, too, to its own.
 
-E f of N and of 2N steps is held against the exact law's at t_min, for functions f of each coordinate y, in units of its
-standard deviation, and of their sum: y, y^2, and cos and sin of y and 3y. What is left at 2N steps may be three times
-what the doubling changed, which a method of any order above 0.42 keeps, and WIDTH standard errors.
+E f after STEPS[1] steps is held against the exact law's at t_min, for functions f of each coordinate y, in units of its
+standard deviation, and of their sum: y, y^2, and cos and sin of y and 3y. The gap may be three times what the last
+doubling of steps changed, which a method of any order above 0.42 keeps, and WIDTH standard errors.
 """
 
 import math

@@ -177,10 +177,7 @@ class SolverEntry(_Asked):
         Raises:
             UsageError: unknown, or a setting that it refuses.
         """
-        try:
-            return get_solver(self.name, **self.settings)
-        except TypeError as error:
-            raise UsageError(f"solver {self.name}", f"{error}", self.settings, "Correct its settings") from error
+        return get_solver(self.name, **self.settings)
 
     def model_post_init(self, context: Any, /) -> None:
         """Refuses an unknown solver or setting when the matrix is read."""

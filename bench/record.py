@@ -117,7 +117,7 @@ class Cost(_Section):
         forwards: passes of the network.
         derivative_passes: derivative passes of the solve; zero in sampling.
         seconds: the solve.
-        network_seconds: nfe times the median bare call on the same batch, taken before and after the solve.
+        network_seconds: nfe times a bare call on the same batch, median of timings before and after the solve.
         overhead_seconds: the rest.
         overhead_per_evaluation: overhead / evaluations, seconds.
         load_seconds, warm_up_seconds, metric_seconds: off the clock.

@@ -123,7 +123,7 @@ TIME_HEADS = (
 def _time_table(table: pd.DataFrame) -> list[str]:
     """Where the time goes: median over a row's cells."""
     lines = [
-        "Medians over cells of all budgets. Network: evaluations times the median bare call of the same batch; "
+        "Medians over cells of all budgets. Network: evaluations times a bare call of the same batch; "
         "overhead: the rest of the solve (the noise source included), per evaluation; a negative one is within the "
         "clock's noise. Memory: on the CPU the worker's whole resident set, libraries included.",
         "",

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import importlib.util
 import math
+import numbers
 import pkgutil
 import re
 import sys
@@ -12,7 +13,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from solvers.errors import UsageError, unknown_name
 from solvers.solver import FixedStepSolver, Solver
@@ -90,34 +91,44 @@ def get_solver(name: str, **settings: Any) -> Solver:
     return cls(**settings)
 
 
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+_ABSTRACT: dict[type, type] = {int: numbers.Integral, float: numbers.Real}
 
 
 def _check_types(cls: type[Solver], settings: dict[str, Any]) -> None:
-    """Refuse settings of another type than their field's; what values a type admits the solver knows itself.
+    """Refuse settings of another type than their field's, where that is plain; what values it admits the solver knows.
 
     Raises:
         UsageError: one is.
     """
-    hints = get_type_hints(cls)
+    try:
+        hints = get_type_hints(cls) if settings else {}
+    except NameError:
+        # A plug-in's, that are there for type checkers alone.
+        return
     for name, value in settings.items():
-        offered = get_args(hints[name]) if isinstance(hints[name], UnionType) else (hints[name],)
-        kinds = {type(choice) for hint in offered for choice in get_args(hint)} | {*offered}
-        if kinds <= {*_KINDS, NoneType, *offered} and not any(_fits(value, kind) for kind in kinds):
-            told = " or ".join(sorted(text for kind, text in _KINDS.items() if kind in kinds))
-            todo = "E.g. the one that scorebench list solvers shows"
-            if isinstance(value, str) and float in kinds:
-                with contextlib.suppress(ValueError):
-                    todo = f"YAML takes {value} for text; write {float(value):.1e}"
-            raise UsageError(cls.key, f"{name} is {told}", value, todo)
+        hint = hints[name]
+        offered = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        kinds = {
+            kind for part in offered for kind in (map(type, get_args(part)) if get_origin(part) is Literal else (part,))
+        }
+        if kinds <= _KINDS.keys() and not any(_fits(value, kind) for kind in kinds):
+            told = " or ".join(sorted(_KINDS[kind] for kind in kinds))
+            raise UsageError(cls.key, f"{name} is {told}", value, _hint(value) if float in kinds else "")
 
 
-def _fits(value: object, kind: Any) -> bool:
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, kind) if isinstance(kind, type) else False
+def _fits(value: object, kind: type) -> bool:
+    if kind in _ABSTRACT and isinstance(value, bool):
+        return False
+    return isinstance(value, _ABSTRACT.get(kind, kind))
+
+
+def _hint(value: object) -> str:
+    """How YAML reads a number that it took for text, e.g. 1e-5."""
+    with contextlib.suppress(TypeError, ValueError):
+        if isinstance(value, str) and math.isfinite(float(value)):
+            return f"In YAML write {float(value):e}"
+    return "Give one"
 
 
 def parse_solver(text: str) -> Solver:

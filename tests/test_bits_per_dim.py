@@ -320,7 +320,7 @@ def test_the_matrix_has_every_ode_solver() -> None:
 def test_what_the_converged_solve_resolves_is_measured_for_each_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """4e-6 bits/dim on digits-vp and ten times that on digits-ve, whose states reach 50."""
     vp, ve = (CheckpointModel(name, "test", torch.device("cpu"), None) for name in ("digits-vp", "digits-ve"))
-    assert 1e-7 < resolution(vp) < resolution(ve) / 2 < 1e-4
+    assert 1e-7 < resolution(vp) < 2e-5 < resolution(ve) < 1e-4
     # It is the floor of the error, and a converged solve that is none is found out.
     assert converged(ve, Plan(n=2, draws=1, probes=1)).resolution == resolution(ve)
     monkeypatch.setattr("bench.likelihood.CONVERGED", {"method": "dopri5", "rtol": 1e-3, "atol": 1e-3})

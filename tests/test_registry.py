@@ -2,8 +2,11 @@
 
 import bisect
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +14,7 @@ from bench.problems.gaussian import Gaussian
 from solvers import registry
 from solvers.errors import UsageError
 from solvers.grids import make_grid
+from solvers.methods.euler import Euler
 from solvers.registry import get_solver, load_plugin, register, solver_names
 from solvers.solver import integrate
 
@@ -133,3 +137,25 @@ def test_a_plugin_takes_no_modules_place(tmp_path: Path):
 def test_registering_twice_from_one_module_is_allowed():
     heun = type(get_solver("heun"))
     assert register(heun) is heun
+
+
+@dataclass(frozen=True)
+class _Typed(Euler):
+    """Settings of many types."""
+
+    anything: Any = None
+    path: "Path" = Path()
+    size: int | None = None
+    share: float = 0.5
+
+
+def test_settings_are_checked_where_their_type_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._SOLVERS, "typed", _Typed)
+    for given in ({"anything": [1]}, {"path": "a"}, {"size": None}, {"size": np.int64(3)}, {"share": np.float32(0.5)}):
+        get_solver("typed", **given)
+    for given, text in (({"size": True}, "a whole number or null"), ({"share": "1e-5"}, "In YAML write 1.000000e-05")):
+        with pytest.raises(UsageError, match=text):
+            get_solver("typed", **given)
+    monkeypatch.setitem(_Typed.__annotations__, "path", "OnlyForTypeCheckers")
+    get_solver("typed")
+    get_solver("typed", share=0.1)

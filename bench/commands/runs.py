@@ -185,7 +185,7 @@ def _board(board: "Leaderboard") -> Table:
 def _reasons(board: "Leaderboard") -> str:
     """Why a leaderboard has no value at all."""
     reasons = dict.fromkeys(entry.text for _, _, entries in board.rows for entry in entries if entry.text)
-    return "No values: " + "; ".join(reasons) + "."
+    return ": ".join(["No values", "; ".join(reasons)] if reasons else ["No values"]) + "."
 
 
 @contextmanager

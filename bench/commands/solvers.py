@@ -32,6 +32,8 @@ def check(
     names = [*(solvers or ()), *(path.stem for path in plugin or () if not solvers and not every)]
     chosen = checking.selected(names, every)
     rival = parse_solver(against) if against else None
+    for solver in [*chosen, rival] if rival is not None else ():
+        checking.comparable(solver)
     if out_folder is not None:
         checking.prepare(out_folder)
     tasks = checking.tasks_of(chosen)

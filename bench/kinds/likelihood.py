@@ -84,17 +84,16 @@ class Likelihood(Kind):
         few = spec.model_copy(update={"n": min(spec.n, WARM_UP_SAMPLES), "batch_size": None})
         with contextlib.suppress(DivergenceError):
             likelihood(few, problem, solver, coarse)
-        call, rows = _bare_call(spec, problem)
-        call()
+        _bare_call(spec, problem)[0]()
         warm_up_seconds = environment.now(problem.device) - began
 
-        before = bare_seconds(call, problem.device)
+        before = _bare_seconds(spec, problem)
         environment.reset_peak_memory(problem.device)
         joules = environment.energy(problem.device)
         found = likelihood(spec, problem, solver, ts)
         peak_memory, after = environment.peak_memory(problem.device), environment.energy(problem.device)
         taken = None if joules is None or after is None else after - joules
-        bare = statistics.median(before + bare_seconds(call, problem.device)) / rows
+        bare = statistics.median(before + _bare_seconds(spec, problem))
 
         diverged = None if bool(found.values.isfinite().all()) else "log-densities are not finite"
         began = environment.now(problem.device)
@@ -169,3 +168,9 @@ def _bare_call(spec: CellSpec, problem: Any) -> tuple[Callable[[], object], int]
         divergence = image_divergence(problem, plan, draws, 0, n)
     process = problem.process()
     return lambda: process.score_and_divergence(x, problem.sde.t_max / 2, divergence), len(x)
+
+
+def _bare_seconds(spec: CellSpec, problem: Any) -> list[float]:
+    """Seconds a row of such evaluations; what they take of memory is gone before the solve."""
+    call, rows = _bare_call(spec, problem)
+    return [seconds / rows for seconds in bare_seconds(call, problem.device)]

@@ -69,10 +69,9 @@ class Sampling(Kind):
         _warm_up(spec, problem, solver, ts, last)
         warm_up_seconds = environment.now(problem.device) - began
 
-        call, rows = _bare_call(problem, spec), min(spec.batch_size or spec.n, spec.n)
-        before = bare_seconds(call, problem.device)
+        before = _bare_seconds(problem, spec)
         solve = _solve(spec, problem, solver, start, ts, last)
-        bare = statistics.median(before + bare_seconds(call, problem.device)) / rows
+        bare = statistics.median(before + _bare_seconds(problem, spec))
 
         diverged = _has_diverged(solve.samples, start)
         began = environment.now(problem.device)
@@ -135,6 +134,12 @@ def _bare_call(problem: Problem, spec: CellSpec) -> Callable[[], Tensor]:
             return network(x, t)
 
     return call
+
+
+def _bare_seconds(problem: Problem, spec: CellSpec) -> list[float]:
+    """Seconds a sample of bare calls; what they take of memory is gone before the solve."""
+    rows = min(spec.batch_size or spec.n, spec.n)
+    return [seconds / rows for seconds in bare_seconds(_bare_call(problem, spec), problem.device)]
 
 
 def _has_diverged(samples: Tensor, start: Tensor) -> str | None:

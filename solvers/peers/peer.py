@@ -41,6 +41,11 @@ class Peer(FixedStepSolver):
         return self.name
 
     @property
+    def ramps(self) -> bool:
+        """Whether an order above 2 is one before the limit: their histories begin with steps of lower order."""
+        return not self.stochastic and self.order is not None and self.order > 2
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The settings by name."""
         return dict(self.options)
